@@ -1,0 +1,58 @@
+"""memlab: what autograd keeps, why memory grows, and tests that keep it from coming back.
+
+Importing memlab imports neither torch nor rich; both come with the first name that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memlab import allocator as allocator
+    from memlab.allocator import OutOfMemory as OutOfMemory
+    from memlab.experiment import Arm as Arm
+    from memlab.experiment import Experiment as Experiment
+    from memlab.graph import Bill as Bill
+    from memlab.graph import bill as bill
+    from memlab.ledger import Line as Line
+    from memlab.probes import Unavailable as Unavailable
+    from memlab.report import Finding as Finding
+    from memlab.report import Report as Report
+    from memlab.watching import Growth as Growth
+    from memlab.watching import Watch as Watch
+    from memlab.watching import growth as growth
+    from memlab.watching import watch as watch
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "allocator": "memlab.allocator",
+    "OutOfMemory": "memlab.allocator",
+    "Arm": "memlab.experiment",
+    "Experiment": "memlab.experiment",
+    "Bill": "memlab.graph",
+    "bill": "memlab.graph",
+    "Line": "memlab.ledger",
+    "Unavailable": "memlab.probes",
+    "Finding": "memlab.report",
+    "Report": "memlab.report",
+    "Growth": "memlab.watching",
+    "Watch": "memlab.watching",
+    "growth": "memlab.watching",
+    "watch": "memlab.watching",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'memlab' has no attribute {name!r}")
+    module = importlib.import_module(home)
+    return module if name == "allocator" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

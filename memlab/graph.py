@@ -1,0 +1,221 @@
+"""Walk an autograd graph: its nodes, what each keeps for backward, and the bill of one tensor.
+
+Every walk is iterative: a graph of a million nodes neither recurses nor takes more than seconds. Walking reads what
+nodes hold as it is packed; it never runs an unpack hook, so it recomputes, copies and frees nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from memlab.hooks import Packed, tensors_in
+from memlab.ledger import GIVEN, Line, group_lines, line_of
+from memlab.origins import WRAPPER_REFERENCES
+
+_raw_names: dict[type, tuple[str, ...]] = {}
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What one tensor's graph keeps for backward.
+
+    Attributes:
+        lines: one `Line` for every storage, largest first; ``op`` is the node's name, such as ``AddmmBackward0``.
+        nodes: how many nodes the tensor leads to.
+        unseen: ``{node name: count}`` of nodes whose saved tensors cannot be read from Python.
+    """
+
+    lines: list[Line]
+    nodes: int
+    unseen: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes kept, without parameters, buffers and inputs."""
+        return sum(line.bytes for line in self.lines if line.kind not in GIVEN)
+
+    def by(self, what: str) -> dict[str, int]:
+        """Return `bytes` grouped by kind, line, op, step, dtype, device or shape; the groups add up to it."""
+        return group_lines((line for line in self.lines if line.kind not in GIVEN), what)
+
+
+def bill(tensor: Tensor) -> Bill:
+    """Return what ``tensor``'s graph keeps for backward now, itemised by storage.
+
+    Needs no open watch: it reads the nodes themselves. Graphs recorded under a watch know the source line of each
+    storage; others say ``unknown``. A leaf without gradient counts as an input when something besides the graph holds
+    it, else as a mask or statistic. Python numbers that autograd wraps as tensors are left out.
+
+    Raises:
+        TypeError: ``tensor`` is not a tensor.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"bill() takes one tensor, such as a loss, not {type(tensor).__name__}")
+    walk = _Walk()
+    for node in nodes([tensor]):
+        walk.visit(node)
+    return Bill(sorted(walk.lines(), key=lambda line: -line.bytes), walk.nodes, dict(walk.unseen))
+
+
+def nodes(roots: Iterable[Tensor | Any]) -> Iterator[Any]:
+    """Yield every autograd node that ``roots`` (tensors or nodes) lead to, once each."""
+    stack = [_node_of(root) for root in roots]
+    seen: set[Any] = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        stack.extend(following for following, _ in node.next_functions)
+
+
+def _node_of(root: Any) -> Any:
+    return root.grad_fn if isinstance(root, Tensor) else root
+
+
+def saved_by(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield ``(field, what is kept)`` for each saved tensor of a node: a tensor, or what a pack hook made of it."""
+    kind = type(node)
+    names = _raw_names.get(kind)
+    if names is None:
+        names = _raw_names[kind] = tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
+    for name in names:
+        try:
+            raw = getattr(node, name)
+        except RuntimeError:  # freed by backward
+            continue
+        for each in raw if isinstance(raw, (tuple, list)) else (raw,):
+            data = None if each is None else each.data
+            if data is not None:
+                yield name.removeprefix("_raw_saved_"), data
+
+
+class _Walk:
+    """Collects storages over the nodes of one walk."""
+
+    def __init__(self) -> None:
+        self.nodes = 0
+        self.unseen: Counter[str] = Counter()
+        self._found: dict[int, tuple[Tensor, Any, str, str]] = {}
+        self._held: set[int] = set()
+        self._counts: Counter[int] = Counter()
+        self._parameters: set[int] = set()
+
+    def visit(self, node: Any) -> None:
+        self.nodes += 1
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Parameter):
+            self._parameters.add(variable.untyped_storage()._cdata)
+        if _is_opaque(node):
+            self.unseen[node.name()] += 1
+        for name, data in saved_by(node):
+            packed = data if isinstance(data, Packed) else None
+            for tensor in tensors_in(data.value if packed else data):
+                held = packed is None and sys.getrefcount(tensor) > _UNHELD
+                self._add(tensor, packed, node, name, held=held)
+
+    def _add(self, tensor: Tensor, packed: Packed | None, node: Any, name: str, *, held: bool) -> None:
+        try:
+            key = tensor.untyped_storage()._cdata
+        except NotImplementedError:
+            self.unseen[f"{node.name()} ({tensor.layout})"] += 1
+            return
+        if packed is None and _is_wrapped_number(tensor):
+            return
+        self._counts[key] += 1
+        if held:
+            self._held.add(key)
+        known = self._found.get(key)
+        if known is None or (known[1] is None and packed is not None):
+            self._found[key] = (tensor, packed, node.name(), name)
+
+    def lines(self) -> Iterator[Line]:
+        for key, (tensor, packed, node, name) in self._found.items():
+            if packed is not None and packed.entries:
+                yield line_of(packed.entries[0], op=node)
+            else:
+                yield Line(
+                    bytes=tensor.untyped_storage().nbytes(),
+                    kind=self._kind(key, tensor, name),
+                    shape=tuple(tensor.shape),
+                    dtype=str(tensor.dtype).removeprefix("torch."),
+                    device=str(tensor.device),
+                    op=node,
+                    where="unknown",
+                    step=0,
+                    saved=self._counts[key],
+                )
+
+    def _kind(self, key: int, tensor: Tensor, name: str) -> str:
+        base = tensor._base if tensor._is_view() else None
+        if key in self._parameters or isinstance(tensor, Parameter) or isinstance(base, Parameter):
+            return "parameter"
+        if tensor.grad_fn is not None:
+            return "activation"
+        if tensor.requires_grad:
+            return "input"
+        if name.startswith("result"):  # autograd keeps its own outputs detached
+            return "own output" if name in ("result", "result0") else "mask or statistic"
+        references = torch._C._storage_Use_Count(key) - WRAPPER_REFERENCES
+        return "input" if key in self._held or references > self._counts[key] else "mask or statistic"
+
+
+def _is_opaque(node: Any) -> bool:
+    """A node whose type has no saved fields to read and is not known to have none: CopySlices, C++ extensions."""
+    return type(node).__name__ in ("CppFunction", "CopySlices")
+
+
+def _is_wrapped_number(tensor: Tensor) -> bool:
+    """Python numbers reach autograd as 0-dim CPU tensors that take part in type promotion as numbers."""
+    if tensor.dim() or tensor.device.type != "cpu" or tensor.dtype not in _NARROWER:
+        return False
+    return torch.result_type(tensor, torch.empty((), dtype=_NARROWER[tensor.dtype], device="cpu")) != tensor.dtype
+
+
+_NARROWER = {
+    torch.float64: torch.float32,
+    torch.int64: torch.int32,
+    torch.complex128: torch.complex64,
+}
+
+
+def _count_unheld() -> int:
+    with torch.inference_mode(False), torch.enable_grad():
+        node = torch.nn.functional.layer_norm(torch.ones(1, 2, device="cpu", requires_grad=True), (2,)).grad_fn
+    for _, data in saved_by(node):
+        packed = None
+        for tensor in tensors_in(data.value if packed else data):
+            held = sys.getrefcount(tensor)
+    return held
+
+
+with torch._C._DisableTorchDispatch():
+    _UNHELD = _count_unheld()
+
+
+def count_live_nodes() -> int:
+    """Return how many autograd nodes the tensors and nodes that Python code can see lead to. Walks the heap.
+
+    A node that only C++ holds (in a container of an extension, say) is not counted.
+    """
+    categories: dict[type, bool] = {}
+    roots = []
+    with torch._C.DisableTorchFunctionSubclass():
+        for thing in gc.get_objects():
+            kind = type(thing)
+            wanted = categories.get(kind)
+            if wanted is None:
+                wanted = categories[kind] = issubclass(kind, Tensor) or hasattr(kind, "next_functions")
+            if wanted:
+                roots.append(thing)
+        return sum(1 for _ in nodes(roots))

@@ -1,0 +1,417 @@
+"""The live account of saved tensors and of storages: up when one appears, down when it is released.
+
+Nothing here installs a hook or a mode; `memlab.hooks` and `memlab.probes` feed these accounts. Neither account keeps a
+tensor or a storage alive. Releases can happen in any thread and in the middle of a garbage collection, so they are
+only appended to a deque (atomic) and settled before the next entry and before every reading: a peak can only rise at
+an entry, so it is exact all the same.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from memlab import origins
+from memlab.allocator import Allocator, OutOfMemory
+
+KINDS = ("parameter", "buffer", "input", "activation", "own output", "mask or statistic")
+GIVEN = frozenset(KINDS[:3])  # not caused by the computation, so not in the headline
+
+_storage_use_count = torch._C._storage_Use_Count
+_sequence_nr = torch._C._autograd._get_sequence_nr
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One storage that autograd keeps: what it is, where it was first saved, how much it holds.
+
+    ``shape``, ``dtype``, ``op`` and ``where`` are those of its first saving; ``saved`` says how many saved tensors share
+    it now; ``exclusive`` whether it would be freed if the graphs recorded here went away now.
+    """
+
+    bytes: int
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    device: str
+    op: str
+    where: str
+    step: int
+    saved: int = 1
+    exclusive: bool = False
+
+
+class Entry:
+    """One storage in a `SavedLedger`, while at least one saved tensor refers to it."""
+
+    __slots__ = ("bytes", "code", "count", "device", "dtype", "key", "kind", "lasti", "op", "release", "shape", "step")
+
+    bytes: int
+    code: CodeType | None
+    count: int
+    device: torch.device
+    dtype: torch.dtype
+    key: int
+    kind: str
+    lasti: int
+    op: Any
+    release: Callable[[Entry], None]
+    shape: torch.Size
+    step: int
+
+
+class SavedLedger:
+    """Storages that autograd keeps for backward, each counted once however many nodes or views save it.
+
+    ``storages`` is the account of what was created meanwhile; with it a storage that it does not know was there before
+    and is an input. Without it, a leaf counts as an input when Python code holds it.
+    """
+
+    def __init__(self, storages: StorageLedger | None = None, *, where: bool = True) -> None:
+        self.recording = True
+        self.step = 0
+        self.blind: set[str] = set()
+        self._storages = storages
+        self._where = where
+        self._current = 0
+        self._peak = 0
+        self._entries: dict[int, Entry] = {}
+        self._released: deque[Entry] = deque()
+        self._pending: list[Entry] = []
+        if storages is not None:
+            storages.listeners.append(self._name_pending)
+
+    def add(self, tensor: Tensor, kind: str | None = None) -> Entry | None:
+        """Count one more saved tensor; whoever keeps it calls ``entry.release(entry)`` when it goes. Hot path."""
+        try:
+            storage = tensor.untyped_storage()
+        except NotImplementedError:  # sparse and opaque layouts have no storage of their own
+            self.blind.add(f"tensors of layout {tensor.layout} have no single storage and are not counted")
+            return None
+        key = storage._cdata
+        if self._released:
+            self._settle()
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._enter(tensor, key, storage.nbytes(), kind)
+        entry.count += 1
+        return entry
+
+    def _enter(self, tensor: Tensor, key: int, nbytes: int, kind: str | None) -> Entry:
+        entry = Entry()
+        entry.key, entry.bytes, entry.count, entry.step = key, nbytes, 0, self.step
+        entry.shape, entry.dtype, entry.device = tensor.shape, tensor.dtype, tensor.device
+        entry.release = self._released.append
+        entry.op = None
+        entry.kind = kind = kind or self._kind(tensor, key, entry)
+        entry.code, entry.lasti = origins.user_code(sys._getframe(2)) if self._where else (None, -1)
+        self._entries[key] = entry
+        if kind not in GIVEN:
+            self._current += nbytes
+            if self._current > self._peak:
+                self._peak = self._current
+        return entry
+
+    def _kind(self, tensor: Tensor, key: int, entry: Entry) -> str:
+        made = self._storages.made(key) if self._storages is not None else None
+        node = tensor.grad_fn
+        if made is not None and made.kind is not None:
+            kind = made.kind
+        elif _is_parameter(tensor):
+            kind = "parameter"
+        elif self._storages is not None and made is None:
+            kind = "input"
+        elif node is None:
+            kind = self._leaf_kind(tensor)
+        else:
+            kind = "own output" if node._sequence_nr() + 1 == _sequence_nr() else "activation"
+        if self._storages is not None:
+            self._note_op(entry, fresh=made is not None and made.sequence == _sequence_nr())
+        return kind
+
+    def _leaf_kind(self, tensor: Tensor) -> str:
+        if sys.getrefcount(tensor) <= origins.UNHELD_REFERENCES:
+            return "mask or statistic"
+        return "activation" if self._storages is not None else "input"
+
+    def _note_op(self, entry: Entry, *, fresh: bool) -> None:
+        assert self._storages is not None
+        if fresh:  # saved after its op ran, before the next node was made
+            entry.op = self._storages.last_op
+        else:  # saved before its op runs: the next one dispatched names it
+            self._pending.append(entry)
+
+    def _name_pending(self, op: Any) -> None:
+        if self._pending:
+            for entry in self._pending:
+                entry.op = op
+            self._pending.clear()
+
+    def _settle(self) -> None:
+        released = self._released
+        while released:
+            try:
+                entry = released.popleft()
+            except IndexError:  # another thread settled it
+                return
+            entry.count -= 1
+            if entry.count == 0:
+                self._entries.pop(entry.key, None)
+                if entry.kind not in GIVEN:
+                    self._current -= entry.bytes
+
+    @property
+    def bytes(self) -> int:
+        """Bytes saved for backward now: activations, own outputs, masks and statistics."""
+        self._settle()
+        return self._current
+
+    @property
+    def peak(self) -> int:
+        """The most that `bytes` has been."""
+        self._settle()
+        return self._peak
+
+    def reset_peak(self) -> None:
+        """Let `peak` start again from the present `bytes`."""
+        self._settle()
+        self._peak = self._current
+
+    @property
+    def exclusive(self) -> int:
+        """Bytes of `bytes` that would be freed if the graphs recorded here went away now.
+
+        A storage is exclusive when every reference to it is a saved tensor's (``torch._C._storage_Use_Count``).
+        """
+        self._settle()
+        return sum(e.bytes for e in self._entries.values() if e.kind not in GIVEN and _is_exclusive(e))
+
+    @property
+    def tensors(self) -> int:
+        """How many saved tensors are kept now."""
+        self._settle()
+        return sum(entry.count for entry in self._entries.values())
+
+    @property
+    def lines(self) -> list[Line]:
+        """Every storage kept now, largest first, given ones (parameter, buffer, input) included."""
+        self._settle()
+        entries = list(self._entries.values())
+        if any(entry.kind == "input" for entry in entries):
+            given = origins.module_storages()
+            for entry in entries:
+                if entry.kind == "input":
+                    entry.kind = given.get(entry.key, "input")
+        return sorted(map(line_of, entries), key=lambda line: -line.bytes)
+
+    def by(self, what: str) -> dict[str, int]:
+        """Return the headline's bytes grouped by ``what``, largest first; they add up to `bytes`.
+
+        Args:
+            what: one of kind, line, op, step, dtype, device, shape.
+        """
+        return group_lines((line for line in self.lines if line.kind not in GIVEN), what)
+
+
+GROUPS: dict[str, Callable[[Line], str]] = {
+    "kind": lambda line: line.kind,
+    "line": lambda line: line.where,
+    "op": lambda line: line.op,
+    "step": lambda line: str(line.step),
+    "dtype": lambda line: line.dtype,
+    "device": lambda line: line.device,
+    "shape": lambda line: str(line.shape),
+}
+
+
+def group_lines(lines: Iterable[Line], what: str) -> dict[str, int]:
+    """Return ``{group: bytes}`` of ``lines``, largest first. Raises ValueError for an unknown grouping."""
+    if what not in GROUPS:
+        raise ValueError(f"cannot group by {what!r}; known: {', '.join(GROUPS)}")
+    totals: Counter[str] = Counter()
+    for line in lines:
+        totals[GROUPS[what](line)] += line.bytes
+    return dict(totals.most_common())
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    if isinstance(tensor, Parameter):
+        return True
+    base = tensor._base if tensor._is_view() else None
+    return base is not None and isinstance(base, Parameter)
+
+
+def _is_exclusive(entry: Entry) -> bool:
+    return bool(_storage_use_count(entry.key) - origins.WRAPPER_REFERENCES == entry.count)
+
+
+def line_of(entry: Entry, op: str | None = None) -> Line:
+    """Return the public `Line` of an entry; ``op`` names the operator where the caller knows it better."""
+    return Line(
+        bytes=entry.bytes,
+        kind=entry.kind,
+        shape=tuple(entry.shape),
+        dtype=str(entry.dtype).removeprefix("torch."),
+        device=str(entry.device),
+        op=op or origins.op_name(entry.op),
+        where=origins.describe(entry.code, entry.lasti),
+        step=entry.step,
+        saved=entry.count,
+        exclusive=_is_exclusive(entry),
+    )
+
+
+class Made(weakref.ref[torch.UntypedStorage]):
+    """A storage that was created here; it is alive as long as this weak reference is."""
+
+    __slots__ = ("address", "bytes", "counted", "device", "key", "kind", "sequence")
+
+    address: int
+    bytes: int
+    counted: bool
+    device: torch.device
+    key: int
+    kind: str | None
+    sequence: int
+
+
+class StorageLedger:
+    """Tensor storages created here and still alive, in bytes; with a simulated ``card``, also allocated on it."""
+
+    def __init__(self, card: Allocator | None = None) -> None:
+        self.card = card
+        self.last_op: Any = None
+        self.listeners: list[Callable[[Any], None]] = []
+        self.blind: set[str] = set()
+        self._current = 0
+        self._peak = 0
+        self._live: dict[int, Made] = {}
+        self._released: deque[Any] = deque()
+
+    def before_op(self, op: Any) -> None:
+        """An operator is about to run: what was saved since the last one was saved for it."""
+        for listener in self.listeners:
+            listener(op)
+
+    def see(self, tensor: Tensor, op: Any, *, fresh: bool) -> None:
+        """Account for an operator's output; ``fresh`` when its schema says that it aliases no input. Hot path.
+
+        Raises:
+            torch.OutOfMemoryError: a simulated card cannot hold it; the text is the caching allocator's.
+        """
+        try:
+            storage = tensor.untyped_storage()
+        except NotImplementedError:
+            self.blind.add(f"tensors of layout {tensor.layout} have no single storage and are not counted")
+            return
+        self.last_op = op
+        if self._released:
+            self._settle()
+        key = storage._cdata
+        made = self._live.get(key)
+        if made is not None:
+            if not fresh and made.bytes != storage.nbytes():
+                self._resize(made, storage.nbytes())
+        elif fresh:
+            self._enter(storage, key)
+
+    def _enter(self, storage: torch.UntypedStorage, key: int) -> None:
+        nbytes = storage.nbytes()
+        address = self._malloc(nbytes) if self.card is not None else 0
+        made = Made(storage, self._released.append)
+        made.key, made.bytes, made.device, made.address = key, nbytes, storage.device, address
+        made.kind, made.sequence, made.counted = None, _sequence_nr(), True
+        self._live[key] = made
+        self._current += nbytes
+        if self._current > self._peak:
+            self._peak = self._current
+
+    def _resize(self, made: Made, nbytes: int) -> None:
+        # The real allocator gives the new block before it takes the old one back (resize_bytes_cuda).
+        address = self._malloc(nbytes) if self.card is not None else 0
+        if self.card is not None and made.address:
+            self.card.free(made.address)
+        if made.counted:
+            self._current += nbytes - made.bytes
+        self._peak = max(self._peak, self._current)
+        made.bytes, made.address = nbytes, address
+
+    def _malloc(self, nbytes: int) -> int:
+        assert self.card is not None
+        try:
+            return self.card.malloc(nbytes)
+        except OutOfMemory as error:
+            raise torch.OutOfMemoryError(str(error)) from None
+
+    def _settle(self) -> None:
+        released = self._released
+        while released:
+            try:
+                made = released.popleft()
+            except IndexError:  # another thread settled it
+                return
+            if self._live.get(made.key) is made:
+                del self._live[made.key]
+            if made.counted:
+                self._current -= made.bytes
+            if self.card is not None and made.address:
+                self.card.free(made.address)
+
+    def seal(self) -> None:
+        """Count what is alive now as there before: as given, and no longer in `bytes`."""
+        self._settle()
+        for made in self._live.values():
+            made.kind, made.counted = made.kind or "input", False
+        self._current = self._peak = 0
+
+    def made(self, key: int) -> Made | None:
+        """Return the record of the storage with this key if it was created here and is alive."""
+        if self._released:
+            self._settle()
+        return self._live.get(key)
+
+    def mark(self, tensor: Tensor, kind: str) -> None:
+        """Remember that ``tensor``'s storage is a parameter or a buffer."""
+        made = self.made(tensor.untyped_storage()._cdata)
+        if made is not None:
+            made.kind = kind
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of storages created here and alive now."""
+        self._settle()
+        return self._current
+
+    @property
+    def peak(self) -> int:
+        """The most that `bytes` has been."""
+        self._settle()
+        return self._peak
+
+    def reset_peak(self) -> None:
+        """Let `peak` start again from the present `bytes`."""
+        self._settle()
+        self._peak = self._current
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each storage alive, in the order of creation."""
+        self._settle()
+        return [made.bytes for made in self._live.values()]
+
+    def by_device(self) -> dict[str, int]:
+        """Return ``{device: bytes}`` of what is alive."""
+        self._settle()
+        totals: Counter[str] = Counter()
+        for made in self._live.values():
+            totals[str(made.device)] += made.bytes
+        return dict(totals)

@@ -1,0 +1,113 @@
+"""Where a saved tensor comes from: the user's source line, the operator, the module that owns its storage.
+
+Everything is kept as pointers on the hot path and becomes text only when somebody reads it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch.nn.modules.module import Module
+
+push_hooks = torch._C._autograd._push_saved_tensors_default_hooks  # torch's own, before memlab.hooks replaces them
+pop_hooks = torch._C._autograd._pop_saved_tensors_default_hooks
+
+_LIBRARIES = tuple(
+    os.path.dirname(path) + os.sep for path in (torch.__file__, __file__) if path is not None
+)  # frames in these folders are not the user's
+_is_user: dict[CodeType, bool] = {}
+
+
+def user_code(frame: FrameType | None) -> tuple[CodeType | None, int]:
+    """Return code and instruction of the innermost frame outside torch and memlab; `describe` makes it text."""
+    while frame is not None:
+        code = frame.f_code
+        known = _is_user.get(code)
+        if known is None:
+            known = _is_user[code] = not code.co_filename.startswith(_LIBRARIES)
+        if known:
+            return code, frame.f_lasti
+        frame = frame.f_back
+    return None, -1
+
+
+def describe(code: CodeType | None, lasti: int) -> str:
+    """Return ``file:line`` of an instruction, the file relative to the working directory where it lies below."""
+    if code is None:
+        return "unknown"
+    line = next((line for start, end, line in code.co_lines() if start <= lasti < end), None)
+    path = code.co_filename
+    below = os.path.relpath(path) if os.path.isabs(path) and path.startswith(os.getcwd() + os.sep) else path
+    return f"{below}:{line or code.co_firstlineno}"
+
+
+def op_name(op: Any) -> str:
+    """Return the operator's name (``addmm``) or ``unknown``."""
+    return "unknown" if op is None else str(getattr(op, "_overloadpacket", op)).removeprefix("aten.")
+
+
+def module_storages() -> dict[int, str]:
+    """Return ``{storage key: "parameter" | "buffer"}`` over every live module; walks the heap, so not for hot paths."""
+    found: dict[int, str] = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), Module):  # isinstance would call a user's __class__ property
+            for kind in ("buffer", "parameter"):
+                for tensor in (thing.__dict__.get(f"_{kind}s") or {}).values():
+                    key = _storage_key(tensor)
+                    if key is not None:
+                        found[key] = kind
+    return found
+
+
+def _storage_key(tensor: Any) -> int | None:
+    if not isinstance(tensor, torch.Tensor):
+        return None
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse; lazy (not yet initialised)
+        return None
+
+
+def _count_wrapper_references() -> int:
+    tensor = torch.empty(1, device="cpu")
+    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)) - 1
+
+
+def _count_unheld_references() -> int:
+    counts: list[int] = []
+
+    def leaf_kind(tensor: torch.Tensor) -> None:
+        counts.append(sys.getrefcount(tensor))
+
+    def kind(tensor: torch.Tensor) -> None:
+        leaf_kind(tensor)
+
+    def enter(tensor: torch.Tensor) -> None:
+        kind(tensor)
+
+    def add(tensor: torch.Tensor) -> None:
+        enter(tensor)
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        add(tensor)
+        return tensor.detach()
+
+    with torch.inference_mode(False), torch.enable_grad():
+        push_hooks(pack, lambda tensor: tensor)
+        try:
+            torch.ones(1, device="cpu", requires_grad=True).exp()
+        finally:
+            pop_hooks()
+    return counts[0]
+
+
+with torch._C._DisableTorchDispatch():
+    # How many references to a storage its own Python wrapper accounts for: differs between versions of torch.
+    WRAPPER_REFERENCES = _count_wrapper_references()
+    # What sys.getrefcount shows, four calls below a pack hook, for a tensor that no Python code holds.
+    UNHELD_REFERENCES = _count_unheld_references()

@@ -1,0 +1,101 @@
+"""torch.cuda's own account of one device."""
+
+from __future__ import annotations
+
+import torch
+
+from memlab.probes import Unavailable
+from memlab.units import parse_size
+
+# Our names for torch.cuda.memory_stats()'s keys that are bytes and have a current value and a peak.
+_BYTES = {
+    "allocated": "allocated_bytes",
+    "reserved": "reserved_bytes",
+    "active": "active_bytes",
+    "requested": "requested_bytes",
+}
+_COUNTS = {"alloc_retries": "num_alloc_retries", "ooms": "num_ooms"}
+
+
+class Cuda:
+    """Allocated, reserved, active and requested bytes, peaks, retries and OOMs since the probe was opened.
+
+    Reads ``torch.cuda.memory_stats``. Peaks are torch's own, which this probe does not reset: a peak of before hides a
+    smaller one. It cannot see memory outside torch's caching allocator: the context, NCCL, other libraries.
+
+    Args:
+        device: a CUDA device, such as ``"cuda:0"``.
+    """
+
+    name = "cuda"
+
+    def __init__(self, device: torch.device | str = "cuda") -> None:
+        self.device = torch.device(device)
+
+    def __enter__(self) -> Cuda:
+        check_available(self.device)
+        self._start = self._now()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def read(self) -> dict[str, int]:
+        now = self._now()
+        return {key: now[key] - self._start[key.removesuffix("_peak")] for key in now}
+
+    def _now(self) -> dict[str, int]:
+        stats = torch.cuda.memory_stats(self.device)
+        now = {ours: stats.get(f"{key}.all.current", 0) for ours, key in _BYTES.items()}
+        now |= {f"{ours}_peak": stats.get(f"{key}.all.peak", 0) for ours, key in _BYTES.items()}
+        return now | {ours: stats.get(key, 0) for ours, key in _COUNTS.items()}
+
+
+def check_available(device: torch.device) -> None:
+    """Raise `Unavailable`, with the reason in a sentence, when ``device`` is not a CUDA device that torch can use."""
+    if device.type != "cuda":
+        raise Unavailable(f"{device} is not a CUDA device")
+    if not torch.cuda.is_available():
+        built = "no CUDA device is available to torch" if torch.version.cuda else "this torch is built without CUDA"
+        raise Unavailable(built)
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise Unavailable(f"there is no {device}: torch sees {count} CUDA device(s)")
+
+
+def limit(device: torch.device, size: str | int) -> int:
+    """Bound this process's reserved bytes on ``device`` and return the bound in bytes.
+
+    Uses ``torch.cuda.set_per_process_memory_fraction``: a shared device is never exhausted, the caching allocator
+    refuses instead and torch raises its own OutOfMemoryError.
+    """
+    wanted, total = parse_size(size), torch.cuda.get_device_properties(device).total_memory
+    if wanted > total:
+        raise ValueError(f"a card of {wanted:,} B is larger than {device}, which has {total:,} B")
+    torch.cuda.set_per_process_memory_fraction(wanted / total, device)
+    return wanted
+
+
+def unsplit_bytes(device: torch.device) -> int:
+    """Return what allocated bytes hold beyond 512-byte rounding: blocks handed out whole, their rest too small to split."""
+    slack = 0
+    for segment in torch.cuda.memory._snapshot(device)["segments"]:
+        if segment["device"] == (device.index or 0):
+            for block in segment["blocks"]:
+                if block["state"].startswith("active"):
+                    slack += block["size"] - max(512, -(-block["requested_size"] // 512) * 512)
+    return slack
+
+
+def warm_up(device: torch.device) -> None:
+    """Let cuBLAS allocate its workspaces, of this thread and of the backward thread, before anything is measured."""
+    weight = torch.ones(8, 8, device=device, requires_grad=True)
+    (weight @ weight).sum().backward()
+    torch.nn.functional.linear(weight, weight, weight[0]).sum().backward()
+    del weight
+    torch.cuda.synchronize(device)
+
+
+def computes(device: torch.device) -> bool:
+    """Tell whether kernels on ``device`` compute: on an emulated device every value reads back as zero."""
+    return bool(torch.ones(1, device=device).add(1).item() == 2)

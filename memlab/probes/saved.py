@@ -1,0 +1,75 @@
+"""Saved tensors: what autograd nodes keep for backward, live."""
+
+from __future__ import annotations
+
+from memlab import hooks
+from memlab.ledger import Line, SavedLedger
+from memlab.probes.storages import Storages
+
+
+class Saved:
+    """Bytes that autograd saves for backward in this thread while the probe is open, followed until they are released.
+
+    Counts each storage once. Sees through checkpoint, ``save_on_cpu`` and any other saved-tensor hooks, nested probes
+    and double backward. It cannot see: what runs in other threads started meanwhile, what torch.func saves inside a
+    transform, what compiled regions keep, Python numbers that autograd wraps as 0-dim tensors, and plain attributes
+    that a custom Function sets on its ``ctx``. `blind` says which of these it met, where it can tell.
+
+    Args:
+        storages: an open `Storages` probe, so that what was there before is told from what was made here. Without one,
+            a leaf tensor counts as an input when Python code holds it.
+        where: record the user's source line of each storage's first saving.
+    """
+
+    name = "saved"
+
+    def __init__(self, storages: Storages | None = None, *, where: bool = True) -> None:
+        self.ledger = SavedLedger(storages.ledger if storages is not None else None, where=where)
+
+    def __enter__(self) -> Saved:
+        hooks.open_ledger(self.ledger)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        hooks.close_ledger(self.ledger)
+
+    def read(self) -> dict[str, int]:
+        return {"saved": self.bytes, "saved_peak": self.peak, "saved_exclusive": self.exclusive}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes saved for backward now, without parameters, buffers and inputs."""
+        return self.ledger.bytes
+
+    @property
+    def peak(self) -> int:
+        """The most that `bytes` has been."""
+        return self.ledger.peak
+
+    @property
+    def exclusive(self) -> int:
+        """Bytes of `bytes` that would be freed if the graphs recorded here went away now."""
+        return self.ledger.exclusive
+
+    @property
+    def tensors(self) -> int:
+        """How many saved tensors are kept now (a count, not bytes)."""
+        return self.ledger.tensors
+
+    @property
+    def lines(self) -> list[Line]:
+        """One `Line` for every storage kept now, largest first; parameters, buffers and inputs included."""
+        return self.ledger.lines
+
+    @property
+    def blind(self) -> list[str]:
+        """Sentences about what this probe met and could not see."""
+        return sorted(self.ledger.blind)
+
+    def by(self, what: str) -> dict[str, int]:
+        """Return `bytes` grouped by kind, line, op, step, dtype, device or shape; the groups add up to it."""
+        return self.ledger.by(what)
+
+    def reset_peak(self) -> None:
+        """Let `peak` start again from the present `bytes`."""
+        self.ledger.reset_peak()

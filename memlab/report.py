@@ -1,0 +1,152 @@
+"""What was found: one `Finding` for each arm, and the `Report` that carries them with the machine they hold for."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+HOLDS, REFUTED, SKIPPED = "holds", "refuted", "skipped"
+_FORMAT, _VERSION = "memlab report", 1
+
+
+class NotAReport(ValueError):
+    """A file that is not a report of this memlab; the text says why."""
+
+
+@dataclass
+class Finding:
+    """One arm: what was expected, what was measured, and whether the claim holds.
+
+    Attributes:
+        experiment, arm, title, claim: names and first lines, for people.
+        status: ``holds``, ``refuted`` or ``skipped``.
+        reason: why it is not ``holds``, in a sentence; empty otherwise.
+        device, sizes, steps, seed: what it was run with.
+        rows: one mapping per step of everything measured, in bytes unless the name says otherwise.
+        expected: one mapping per step of what the closed form says for ``saved``, ``storages`` and ``allocated``.
+        bill: the closed form's lines at the last step: ``{probe: {what: [count, bytes of each]}}``.
+        sources: ``{column: "measured" | "simulated" | why it is missing}``.
+        card: bytes of the card, None without a limit.
+        base: absolute bytes before the first step: ``allocated`` and ``reserved`` after the setup, ``workspaces`` (what
+            libraries had allocated before it), and on CUDA NVML's ``nvml_used``, ``nvml_total``, ``nvml_process``.
+        predicted, died: the step of the OutOfMemoryError by the closed form, and in fact.
+        oom: the error's text; filled: what the card held then, ``{source line: bytes}``.
+        left: bytes still saved after the arm ended.
+        seconds: how long the arm ran.
+    """
+
+    experiment: str
+    arm: str
+    title: str = ""
+    claim: str = ""
+    status: str = SKIPPED
+    reason: str = ""
+    device: str = "cpu"
+    sizes: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    seed: int = 0
+    rows: list[dict[str, int]] = field(default_factory=list)
+    expected: list[dict[str, int]] = field(default_factory=list)
+    bill: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    card: int | None = None
+    base: dict[str, int] = field(default_factory=dict)
+    predicted: int | None = None
+    died: int | None = None
+    oom: str = ""
+    filled: dict[str, int] = field(default_factory=dict)
+    left: int = 0
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}:{self.arm}"
+
+
+@dataclass
+class Report:
+    """Findings and the machine they hold for; JSON both ways."""
+
+    machine: dict[str, str]
+    findings: list[Finding]
+
+    @property
+    def holds(self) -> bool:
+        """True only when every claim was measured and holds."""
+        return bool(self.findings) and all(finding.status == HOLDS for finding in self.findings)
+
+    def count(self, status: str) -> int:
+        return sum(finding.status == status for finding in self.findings)
+
+    def by_experiment(self) -> Iterator[tuple[str, list[Finding]]]:
+        """Yield each experiment's name with its findings, in the order of measurement."""
+        for name in dict.fromkeys(finding.experiment for finding in self.findings):
+            yield name, [finding for finding in self.findings if finding.experiment == name]
+
+    def to_json(self) -> str:
+        content = {"format": _FORMAT, "version": _VERSION, **asdict(self)}
+        return json.dumps(content, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Return the report in ``text``. Raises `NotAReport` with a sentence for anything else."""
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise NotAReport(f"it is not JSON ({error})") from None
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise NotAReport("it is JSON, but not a memlab report")
+        if content.get("version") != _VERSION:
+            raise NotAReport(f"it is a report of format {content.get('version')!r}; this memlab reads {_VERSION}")
+        try:
+            findings = [_finding(each) for each in content["findings"]]
+            machine = {str(key): str(value) for key, value in content["machine"].items()}
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise NotAReport(f"it is damaged: {type(error).__name__} {error}") from None
+        return cls(machine, findings)
+
+    def save(self, path: Path) -> None:
+        """Write the report to ``path``, whole or not at all."""
+        write_atomically(path, self.to_json())
+
+
+def _finding(content: dict[str, Any]) -> Finding:
+    known = {each.name: each for each in fields(Finding)}
+    unknown = set(content) - set(known)
+    if unknown:
+        raise ValueError(f"unknown fields {sorted(unknown)}")
+    finding = Finding(**content)
+    if finding.status not in (HOLDS, REFUTED, SKIPPED) or not isinstance(finding.rows, list):
+        raise ValueError(f"{finding.experiment!r} has no valid status or rows")
+    for row in (*finding.rows, *finding.expected):
+        if not all(isinstance(value, int) for value in row.values()):
+            raise ValueError(f"a row of {finding.name} holds something that is not a whole number")
+    return finding
+
+
+def load(path: Path) -> Report:
+    """Return the report saved at ``path``. Raises `NotAReport` with a sentence, OSError when it cannot be read."""
+    try:
+        return Report.from_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise NotAReport("it is not text") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` through a temporary file beside it: readers see the old file or the new, never half."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,148 @@
+"""The core verbs: watch a block, and ask whether a step grows."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from memlab import graph
+from memlab.allocator import Allocator
+from memlab.probes.saved import Saved
+from memlab.probes.simulated import Simulated, card_of
+from memlab.probes.storages import Storages
+
+
+class Watch:
+    """Measures the block under ``with`` in the thread that opened it, without disturbing it; its numbers stay live.
+
+    Attributes:
+        saved: the `Saved` probe: ``bytes``, ``peak``, ``exclusive``, ``lines``, ``by(...)``.
+        storages: the `Storages` probe: ``bytes``, ``peak``. Present unless ``storages=False``.
+        card: the simulated card's probe, if a card was given.
+    """
+
+    def __init__(self, card: str | int | Allocator | None, *, storages: bool, where: bool) -> None:
+        if card is not None and not storages:
+            raise ValueError("a card is fed by the storages probe: leave storages=True")
+        self._card = card_of(card) if card is not None else None
+        self._storages = Storages(self._card) if storages else None
+        self.saved = Saved(self._storages, where=where)
+        self.card = Simulated(self._card) if self._card is not None else None
+        self._stack = ExitStack()
+
+    @property
+    def storages(self) -> Storages:
+        if self._storages is None:
+            raise AttributeError("this watch was opened with storages=False and knows saved tensors only")
+        return self._storages
+
+    def __enter__(self) -> Watch:
+        with ExitStack() as stack:
+            for probe in (self._storages, self.card, self.saved):
+                if probe is not None:
+                    stack.enter_context(probe)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def step(self) -> None:
+        """Say that a new step begins: lines saved from now on carry its number."""
+        self.saved.ledger.step += 1
+
+    def read(self) -> dict[str, int]:
+        """Return every number of every probe of this watch, in bytes."""
+        found: dict[str, int] = {}
+        for probe in (self.saved, self._storages, self.card):
+            if probe is not None:
+                found |= probe.read()
+        return found
+
+    @property
+    def blind(self) -> list[str]:
+        """Sentences about what was met and could not be seen."""
+        return sorted({*self.saved.blind, *(self._storages.blind if self._storages is not None else ())})
+
+
+def watch(card: str | int | Allocator | None = None, *, storages: bool = True, where: bool = True) -> Watch:
+    """Return a context manager that measures what autograd saves and what tensors are created in its block.
+
+    >>> with memlab.watch() as seen:
+    ...     loss = model(x).sum()
+    >>> seen.saved.bytes, seen.storages.peak
+
+    Args:
+        card: a simulated card of this size (``"24 GiB"``, bytes, or an `Allocator`): storages are allocated on it, and
+            ``torch.OutOfMemoryError`` is raised in the operator that does not fit.
+        storages: also account for every storage created; ``False`` is cheaper and knows saved tensors only.
+        where: record the source line of each saved storage.
+
+    Raises:
+        ValueError: a card whose size cannot be read, or a card without ``storages``.
+    """
+    return Watch(card, storages=storages, where=where)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Whether a step leaves more behind each time it runs.
+
+    Attributes:
+        grows: bytes pinned by tensors and graphs grow from step to step.
+        bytes_per_step: the median slope, in bytes; exact when every step leaves the same.
+        nodes_per_step: likewise, autograd nodes that live Python tensors lead to.
+        series: bytes alive after each measured step, after a garbage collection.
+        nodes: autograd nodes after each measured step.
+    """
+
+    grows: bool
+    bytes_per_step: int
+    nodes_per_step: int
+    series: tuple[int, ...]
+    nodes: tuple[int, ...]
+
+
+def growth(step: Callable[[], object], steps: int = 10, warmup: int = 3) -> Growth:
+    """Run ``step`` again and again and tell whether what it leaves alive grows.
+
+    After ``warmup`` runs that are not judged (lazily created state, caches that fill once), each of ``steps`` runs is
+    followed by a garbage collection and a reading of the storages created here and still alive.
+
+    Args:
+        step: called with nothing; what it returns is dropped.
+        steps: measured runs, at least 2.
+        warmup: runs before them.
+
+    Raises:
+        ValueError: fewer than two steps, or a negative warmup.
+    """
+    if steps < 2 or warmup < 0:
+        raise ValueError(f"growth needs at least 2 steps and no negative warmup, got steps={steps}, warmup={warmup}")
+    series: list[int] = []
+    nodes: list[int] = []
+    with watch(where=False) as seen:
+        for index in range(warmup + steps):
+            step()
+            gc.collect()
+            if index >= warmup:
+                series.append(seen.storages.bytes)
+                nodes.append(graph.count_live_nodes())
+    return Growth(_rises(series), _slope(series), _slope(nodes), tuple(series), tuple(nodes))
+
+
+def _rises(series: list[int]) -> bool:
+    """Both the floor and the ceiling rise from each third to the next: a plateau or a sawtooth does not."""
+    size = max(1, len(series) // 3)
+    thirds = [series[:size], series[size:-size] or series[-size:], series[-size:]]
+    floors, ceilings = [min(part) for part in thirds], [max(part) for part in thirds]
+    return floors[0] < floors[2] and ceilings[0] < ceilings[2] and floors[0] <= floors[1] <= floors[2] and _slope(series) > 0
+
+
+def _slope(series: list[int]) -> int:
+    """Theil-Sen: the median of the slopes of all pairs, which a few odd steps do not move."""
+    pairs = [(b - a) / (j - i) for i, a in enumerate(series) for j, b in enumerate(series) if i < j]
+    return round(statistics.median(pairs))
