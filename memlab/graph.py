@@ -7,6 +7,7 @@ nodes hold as it is packed; it never runs an unpack hook, so it recomputes, copi
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -61,8 +62,11 @@ def bill(tensor: Tensor) -> Bill:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"bill() takes one tensor, such as a loss, not {type(tensor).__name__}")
     walk = _Walk()
+    visited = []
     for node in nodes([tensor]):
         walk.visit(node)
+        visited.append(node)
+    _free_in_order(tensor.grad_fn, visited)
     return Bill(sorted(walk.lines(), key=lambda line: -line.bytes), walk.nodes, dict(walk.unseen))
 
 
@@ -77,6 +81,40 @@ def nodes(roots: Iterable[Tensor | Any]) -> Iterator[Any]:
         seen.add(node)
         yield node
         stack.extend(following for following, _ in node.next_functions)
+
+
+class _Undertaker:
+    """Lives in the metadata of a graph's root and dies with it; then lets the other nodes go, parents first."""
+
+    def __init__(self, root: Any, visited: list[Any]) -> None:
+        others = [node for node in visited if node is not root]
+        others.sort(key=lambda node: min(node._sequence_nr(), _NEWEST))  # parents are younger than what they lead to
+        self.others = others
+
+    def __del__(self) -> None:
+        while self.others:
+            self.others.pop()
+
+
+def _free_in_order(root: Any, visited: list[Any]) -> None:
+    """Keep torch from freeing a deep graph recursively, now that Python has seen its nodes.
+
+    From torch 2.13 on a node that Python has seen frees its successors inside its own destruction: 50,000 in a row
+    overflow the stack. Held by the root's metadata, they live exactly as long as the root and go one at a time.
+    """
+    if NODES_KEEP_WRAPPERS and len(visited) > SHALLOW:
+        root.metadata["memlab"] = _Undertaker(root, visited)
+
+
+def _keeps_wrappers() -> bool:
+    with torch.inference_mode(False), torch.enable_grad():
+        tensor = torch.ones(1, device="cpu", requires_grad=True).exp()
+    node = tensor.grad_fn
+    return sys.getrefcount(node) > 2
+
+
+SHALLOW = 10_000  # nodes: a graph of no more is freed recursively without harm
+_NEWEST = 1 << 62  # AccumulateGrad's own number, 2**64 - 1, marks the nodes that lead nowhere
 
 
 def _node_of(root: Any) -> Any:
@@ -106,9 +144,11 @@ class _Walk:
     def __init__(self) -> None:
         self.nodes = 0
         self.unseen: Counter[str] = Counter()
-        self._found: dict[int, tuple[Tensor, Any, str, str]] = {}
+        self._found: dict[int | None, tuple[Tensor, Any, str, str]] = {}
         self._held: set[int] = set()
         self._counts: Counter[int] = Counter()
+        self._bases: dict[int, Tensor] = {}  # by identity
+        self._base_counts: Counter[int] = Counter()
         self._parameters: set[int] = set()
 
     def visit(self, node: Any) -> None:
@@ -117,27 +157,41 @@ class _Walk:
         if isinstance(variable, Parameter):
             self._parameters.add(variable.untyped_storage()._cdata)
         if _is_opaque(node):
-            self.unseen[node.name()] += 1
+            self.unseen[node.name().removeprefix("torch::autograd::")] += 1
         for name, data in saved_by(node):
             packed = data if isinstance(data, Packed) else None
             for tensor in tensors_in(data.value if packed else data):
-                held = packed is None and sys.getrefcount(tensor) > _UNHELD
+                held = packed is None and sys.getrefcount(tensor) > _UNHELD + self._knows(tensor)
                 self._add(tensor, packed, node, name, held=held)
 
+    def _knows(self, tensor: Tensor) -> bool:
+        """Whether this very tensor is held by the walk itself: another node saved it, too."""
+        known = self._found.get(_key_of(tensor))
+        return known is not None and known[0] is tensor
+
     def _add(self, tensor: Tensor, packed: Packed | None, node: Any, name: str, *, held: bool) -> None:
-        try:
-            key = tensor.untyped_storage()._cdata
-        except NotImplementedError:
+        key = _key_of(tensor)
+        if key is None:
             self.unseen[f"{node.name()} ({tensor.layout})"] += 1
             return
         if packed is None and _is_wrapped_number(tensor):
             return
         self._counts[key] += 1
-        if held:
+        if held or (packed is None and tensor._is_view() and self._base_is_held(tensor, key)):
             self._held.add(key)
         known = self._found.get(key)
         if known is None or (known[1] is None and packed is not None):
             self._found[key] = (tensor, packed, node.name(), name)
+
+    def _base_is_held(self, view: Tensor, key: int) -> bool:
+        """A view keeps its base: one more tensor on the storage, which Python code may hold or not."""
+        base = view._base
+        if base is None or id(base) in self._bases:
+            return False
+        held = sys.getrefcount(base) > _UNHELD_BASE
+        self._bases[id(base)] = base
+        self._base_counts[key] += 1
+        return held
 
     def lines(self) -> Iterator[Line]:
         for key, (tensor, packed, node, name) in self._found.items():
@@ -161,13 +215,20 @@ class _Walk:
         if key in self._parameters or isinstance(tensor, Parameter) or isinstance(base, Parameter):
             return "parameter"
         if tensor.grad_fn is not None:
-            return "activation"
+            return "input" if base is not None and base.is_leaf else "activation"
         if tensor.requires_grad:
             return "input"
         if name.startswith("result"):  # autograd keeps its own outputs detached
             return "own output" if name in ("result", "result0") else "mask or statistic"
         references = torch._C._storage_Use_Count(key) - WRAPPER_REFERENCES
-        return "input" if key in self._held or references > self._counts[key] else "mask or statistic"
+        return "input" if key in self._held or references > self._counts[key] + self._base_counts[key] else "mask or statistic"
+
+
+def _key_of(tensor: Tensor) -> int | None:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except NotImplementedError:  # sparse and opaque layouts have no storage of their own
+        return None
 
 
 def _is_opaque(node: Any) -> bool:
@@ -199,14 +260,27 @@ def _count_unheld() -> int:
     return held
 
 
+def _count_unheld_base() -> int:
+    with torch.inference_mode(False), torch.enable_grad():
+        view = torch.ones(2, 2, device="cpu").t()
+        node = (torch.ones(2, 2, device="cpu", requires_grad=True) * view).grad_fn
+    del view
+    (saved,) = (data for _, data in saved_by(node))
+    base = saved._base
+    return sys.getrefcount(base)
+
+
 with torch._C._DisableTorchDispatch():
+    _UNHELD_BASE = _count_unheld_base()
     _UNHELD = _count_unheld()
+    NODES_KEEP_WRAPPERS = _keeps_wrappers()
 
 
-def count_live_nodes() -> int:
-    """Return how many autograd nodes the tensors and nodes that Python code can see lead to. Walks the heap.
+def count_live_nodes(limit: int = 2 * SHALLOW) -> int:
+    """Return how many autograd nodes the tensors and nodes that Python code can see lead to, at most ``limit``.
 
-    A node that only C++ holds (in a container of an extension, say) is not counted.
+    Walks the heap. A node that only C++ holds (in a container of an extension, say) is not counted. The limit keeps
+    graphs that Python has seen so shallow that torch can free them.
     """
     categories: dict[type, bool] = {}
     roots = []
@@ -218,4 +292,4 @@ def count_live_nodes() -> int:
                 wanted = categories[kind] = issubclass(kind, Tensor) or hasattr(kind, "next_functions")
             if wanted:
                 roots.append(thing)
-        return sum(1 for _ in nodes(roots))
+        return sum(1 for _ in itertools.islice(nodes(roots), limit))

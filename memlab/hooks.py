@@ -8,24 +8,20 @@ an open ledger and are taken back when the last ledger closes.
 
 from __future__ import annotations
 
-import re
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
+from memlab import hook_stack
+from memlab.hook_stack import Pair
+from memlab.in_place import LEAF, VIEW, in_place_text
 from memlab.ledger import Entry, SavedLedger
-from memlab.origins import pop_hooks, push_hooks
 
-Pack = Callable[[Tensor], Any]
-Unpack = Callable[[Any], Tensor]
-
-_autograd = torch._C._autograd
-_top_hooks = _autograd._top_saved_tensors_default_hooks
+_autograd = hook_stack.autograd
 _disable_hooks = _autograd._saved_tensors_hooks_disable
 _enable_hooks = _autograd._saved_tensors_hooks_enable
 _modes = torch._C._len_torch_dispatch_stack
@@ -37,19 +33,25 @@ _open_ledgers = 0
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.ledgers: tuple[SavedLedger, ...] = ()
-        self.suspended: list[list[tuple[Pack, Unpack]]] = []
+        self.suspended: list[list[Pair]] = []
 
 
 _thread = _Thread()
 
 
 class Packed:
-    """What autograd keeps instead of a tensor; its end is the release of the saved tensor."""
+    """What autograd keeps instead of a tensor; its end is the release of the saved tensor.
 
-    __slots__ = ("entries", "node", "output", "value", "version")
+    Attributes:
+        entries: the ledgers' entries that it counts in.
+        output: which output of its node the tensor is, or `LEAF`, or `VIEW`.
+        value: the detached tensor, or what the user's pack hook returned.
+        version: of the tensor, when it was saved.
+    """
+
+    __slots__ = ("entries", "output", "value", "version")
 
     entries: tuple[Entry, ...]
-    node: str
     output: int
     value: Any
     version: int
@@ -67,8 +69,8 @@ def open_ledger(ledger: SavedLedger) -> None:
         if _open_ledgers == 1:
             _replace(_push, _disable, _enable)
     _thread.ledgers = (*_thread.ledgers, ledger)
-    top = _top_hooks(True)
-    push_hooks(*_compose(_thread.ledgers, _user_pair(top)))
+    top = hook_stack.top()
+    hook_stack.push(*_compose(_thread.ledgers, _user_pair(top)))
 
 
 def close_ledger(ledger: SavedLedger) -> None:
@@ -80,7 +82,7 @@ def close_ledger(ledger: SavedLedger) -> None:
     with _lock:
         _open_ledgers -= 1
         if _open_ledgers == 0:
-            _replace(push_hooks, _disable_hooks, _enable_hooks)
+            _replace(hook_stack.push, _disable_hooks, _enable_hooks)
 
 
 def _replace(push: Any, disable: Any, enable: Any) -> None:
@@ -89,21 +91,21 @@ def _replace(push: Any, disable: Any, enable: Any) -> None:
     _autograd._saved_tensors_hooks_enable = enable
 
 
-def _push(pack: Pack, unpack: Unpack) -> None:
+def _push(pack: Any, unpack: Any) -> None:
     if _thread.ledgers:
         pack, unpack = _compose(_thread.ledgers, (pack, unpack), owner=None)
-    push_hooks(pack, unpack)
+    hook_stack.push(pack, unpack)
 
 
 def _disable(message: str, *args: Any) -> Any:
     """torch.func refuses to start under any saved-tensor hooks: step aside for it when only ours are there."""
-    taken: list[tuple[Pack, Unpack]] = []
+    taken: list[Pair] = []
     if _thread.ledgers:
         taken = list(_take_own_pairs())
     try:
         result = _disable_hooks(message, *args)
     except BaseException:
-        _put_back(taken)
+        hook_stack.put_back(taken)
         raise
     if taken:
         for ledger in _thread.ledgers:
@@ -115,42 +117,37 @@ def _disable(message: str, *args: Any) -> Any:
 def _enable() -> Any:
     result = _enable_hooks()
     if _thread.suspended:
-        _put_back(_thread.suspended.pop())
+        hook_stack.put_back(_thread.suspended.pop())
     return result
 
 
-def _take_own_pairs() -> Iterator[tuple[Pack, Unpack]]:
-    while (top := _top_hooks(True)) is not None and getattr(top[0], "owner", None) is not None:
+def _take_own_pairs() -> Iterator[Pair]:
+    while (top := hook_stack.top()) is not None and getattr(top[0], "owner", None) is not None:
         if getattr(top[0], "user", None) is not None:
             return
-        pop_hooks()
+        hook_stack.pop()
         yield top
 
 
-def _put_back(pairs: list[tuple[Pack, Unpack]]) -> None:
-    for pack, unpack in reversed(pairs):
-        push_hooks(pack, unpack)
-
-
 def _remove_pair_of(ledger: SavedLedger) -> None:
-    above: list[tuple[Pack, Unpack]] = []
-    while (top := _top_hooks(True)) is not None:
-        pop_hooks()
+    above: list[Pair] = []
+    while (top := hook_stack.top()) is not None:
+        hook_stack.pop()
         if getattr(top[0], "owner", None) is ledger:
             break
         above.append(top)
-    _put_back(above)
+    hook_stack.put_back(above)
 
 
-def _user_pair(top: tuple[Pack, Unpack] | None) -> tuple[Pack, Unpack] | None:
+def _user_pair(top: Pair | None) -> Pair | None:
     if top is None:
         return None
     return getattr(top[0], "user", top)
 
 
 def _compose(
-    ledgers: tuple[SavedLedger, ...], user: tuple[Pack, Unpack] | None, owner: SavedLedger | None | bool = True
-) -> tuple[Pack, Unpack]:
+    ledgers: tuple[SavedLedger, ...], user: Pair | None, owner: SavedLedger | None | bool = True
+) -> Pair:
     """Return a pair that feeds ``ledgers`` and does what ``user`` does; it belongs to the last ledger unless told."""
     pair = _plain_pair(ledgers) if user is None else _wrapped_pair(ledgers, user)
     pair[0].user = user  # type: ignore[attr-defined]
@@ -158,7 +155,7 @@ def _compose(
     return pair
 
 
-def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> tuple[Pack, Unpack]:
+def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
     only = ledgers[0] if len(ledgers) == 1 else None
 
     def pack(tensor: Tensor) -> Packed:
@@ -172,8 +169,7 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> tuple[Pack, Unpack]:
         # Autograd's own SavedVariable keeps an own output detached too: keeping the tensor itself would make a cycle.
         packed.value = _detach(tensor)
         packed.version = tensor._version
-        node = tensor.grad_fn
-        packed.node, packed.output = ("", 0) if node is None else (sys.intern(node.name()), tensor.output_nr)
+        packed.output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else tensor.output_nr
         return packed
 
     return pack, _unpack
@@ -189,11 +185,11 @@ def _detach(tensor: Tensor) -> Tensor:
 def _unpack(packed: Packed) -> Tensor:
     tensor: Tensor = packed.value
     if tensor._version != packed.version:
-        raise RuntimeError(_in_place_text(packed))
+        raise RuntimeError(in_place_text(packed))
     return tensor
 
 
-def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: tuple[Pack, Unpack]) -> tuple[Pack, Unpack]:
+def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: Pair) -> Pair:
     user_pack, user_unpack = user
 
     def pack(tensor: Tensor) -> Packed:
@@ -201,13 +197,12 @@ def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: tuple[Pack, Unpack]) -
         packed.entries = ()
         packed.value = value = user_pack(tensor)
         kept = list(tensors_in(value))
-        packed.entries = tuple(
-            entry
-            for ledger in ledgers
-            if ledger.recording
-            for each in kept
-            if (entry := ledger.add(each, None if _shares(each, tensor) else "activation")) is not None
-        )
+        entries = []
+        for ledger in ledgers:
+            if ledger.recording:
+                for each in kept:  # a tensor that shares the original's storage is what the original is
+                    entries.append(ledger.add(tensor) if _shares(each, tensor) else ledger.add(each, "activation"))
+        packed.entries = tuple(entry for entry in entries if entry is not None)
         return packed
 
     def unpack(packed: Packed) -> Tensor:
@@ -232,36 +227,3 @@ def _shares(one: Tensor, other: Tensor) -> bool:
         return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):
         return False
-
-
-def _in_place_text(packed: Packed) -> str:
-    """Return what torch says of a saved tensor that was changed in place, in the words of the torch that runs."""
-    template = _in_place_template()
-    tensor: Tensor = packed.value
-    text = template.replace("[torch.FloatTensor [3]]", f"[{tensor.type()} {list(tensor.shape)}]")
-    text = text.replace("is at version 1; expected version 0", f"is at version {tensor._version}; expected version {packed.version}")
-    if not packed.node:
-        return re.sub(r", which is output 0 of Exp(Backward0)?,", "", text)
-    name = packed.node if "ExpBackward0" in template else re.sub(r"Backward\d*$", "", packed.node)
-    return re.sub(r"output 0 of Exp(Backward0)?,", f"output {packed.output} of {name},", text)
-
-
-def _in_place_template() -> str:
-    hidden = list(_drop_all())
-    try:
-        with torch._C._DisableTorchDispatch(), torch.enable_grad():
-            changed = torch.ones(3, requires_grad=True, device="cpu").exp()
-            with torch.no_grad():
-                changed.add_(1)
-            changed.grad_fn._saved_result  # type: ignore[union-attr]  # noqa: B018
-    except RuntimeError as error:
-        return str(error)
-    finally:
-        _put_back(hidden)
-    raise AssertionError("torch no longer refuses a saved tensor that was changed in place")
-
-
-def _drop_all() -> Iterator[tuple[Pack, Unpack]]:
-    while (top := _top_hooks(True)) is not None:
-        pop_hooks()
-        yield top

@@ -122,26 +122,31 @@ class SavedLedger:
         return entry
 
     def _kind(self, tensor: Tensor, key: int, entry: Entry) -> str:
+        # tensor.grad_fn is not asked: from torch 2.13 on, a node that Python has seen is freed recursively, so a chain of
+        # 50,000 such nodes overflows the stack when it goes.
         made = self._storages.made(key) if self._storages is not None else None
-        node = tensor.grad_fn
         if made is not None and made.kind is not None:
             kind = made.kind
         elif _is_parameter(tensor):
             kind = "parameter"
+        elif tensor.is_leaf:
+            kind = self._leaf_kind(tensor, key, made)
         elif self._storages is not None and made is None:
+            kind = "activation" if _is_compiled(tensor) else "input"
+        elif self._storages is None and tensor._is_view() and tensor._base is not None and tensor._base.is_leaf:
             kind = "input"
-        elif node is None:
-            kind = self._leaf_kind(tensor)
         else:
-            kind = "own output" if node._sequence_nr() + 1 == _sequence_nr() else "activation"
+            kind = "own output" if made is not None and made.sequence == _sequence_nr() else "activation"
         if self._storages is not None:
             self._note_op(entry, fresh=made is not None and made.sequence == _sequence_nr())
         return kind
 
-    def _leaf_kind(self, tensor: Tensor) -> str:
-        if sys.getrefcount(tensor) <= origins.UNHELD_REFERENCES:
+    def _leaf_kind(self, tensor: Tensor, key: int, made: Made | None) -> str:
+        # A tensor that neither Python nor another tensor shares was made by the op that saves it, seen or not: a mask,
+        # a statistic, or what a compiled region keeps.
+        if sys.getrefcount(tensor) <= origins.UNHELD_REFERENCES and _tensors_of(key) == 1:
             return "mask or statistic"
-        return "activation" if self._storages is not None else "input"
+        return "input" if made is None else "activation"
 
     def _note_op(self, entry: Entry, *, fresh: bool) -> None:
         assert self._storages is not None
@@ -250,8 +255,18 @@ def _is_parameter(tensor: Tensor) -> bool:
     return base is not None and isinstance(base, Parameter)
 
 
+def _is_compiled(tensor: Tensor) -> bool:
+    """Tell the output of a compiled region, whose storage nobody saw being made, from a tensor that was there before."""
+    return tensor.grad_fn is not None and tensor.grad_fn.name().startswith("CompiledFunction")
+
+
+def _tensors_of(key: int) -> int:
+    """How many tensors (C++ objects, not names) share the storage with this key."""
+    return int(_storage_use_count(key)) - origins.WRAPPER_REFERENCES
+
+
 def _is_exclusive(entry: Entry) -> bool:
-    return bool(_storage_use_count(entry.key) - origins.WRAPPER_REFERENCES == entry.count)
+    return _tensors_of(entry.key) == entry.count
 
 
 def line_of(entry: Entry, op: str | None = None) -> Line:
@@ -315,10 +330,11 @@ class StorageLedger:
             return
         self.last_op = op
         if self._released:
-            self._settle()
+            self.settle()
         key = storage._cdata
         made = self._live.get(key)
         if made is not None:
+            made.sequence = _sequence_nr()
             if not fresh and made.bytes != storage.nbytes():
                 self._resize(made, storage.nbytes())
         elif fresh:
@@ -352,7 +368,8 @@ class StorageLedger:
         except OutOfMemory as error:
             raise torch.OutOfMemoryError(str(error)) from None
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Account for the storages that were released since the last time."""
         released = self._released
         while released:
             try:
@@ -368,7 +385,7 @@ class StorageLedger:
 
     def seal(self) -> None:
         """Count what is alive now as there before: as given, and no longer in `bytes`."""
-        self._settle()
+        self.settle()
         for made in self._live.values():
             made.kind, made.counted = made.kind or "input", False
         self._current = self._peak = 0
@@ -376,7 +393,7 @@ class StorageLedger:
     def made(self, key: int) -> Made | None:
         """Return the record of the storage with this key if it was created here and is alive."""
         if self._released:
-            self._settle()
+            self.settle()
         return self._live.get(key)
 
     def mark(self, tensor: Tensor, kind: str) -> None:
@@ -388,30 +405,31 @@ class StorageLedger:
     @property
     def bytes(self) -> int:
         """Bytes of storages created here and alive now."""
-        self._settle()
+        self.settle()
         return self._current
 
     @property
     def peak(self) -> int:
         """The most that `bytes` has been."""
-        self._settle()
+        self.settle()
         return self._peak
 
     def reset_peak(self) -> None:
         """Let `peak` start again from the present `bytes`."""
-        self._settle()
+        self.settle()
         self._peak = self._current
 
     @property
     def sizes(self) -> list[int]:
         """Bytes of each storage alive, in the order of creation."""
-        self._settle()
-        return [made.bytes for made in self._live.values()]
+        self.settle()
+        return [made.bytes for made in self._live.values() if made.counted]
 
     def by_device(self) -> dict[str, int]:
         """Return ``{device: bytes}`` of what is alive."""
-        self._settle()
+        self.settle()
         totals: Counter[str] = Counter()
         for made in self._live.values():
-            totals[str(made.device)] += made.bytes
+            if made.counted:
+                totals[str(made.device)] += made.bytes
         return dict(totals)

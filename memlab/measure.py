@@ -26,6 +26,7 @@ from memlab.report import HOLDS, REFUTED, SKIPPED, Finding
 UNLIMITED = 1 << 40  # a simulated card that nothing here fills, for its rounding and its reserved bytes
 ROUNDING = 512  # kMinBlockSize, c10/cuda/CUDACachingAllocator.cpp
 SURVIVES = 10  # an arm that must not die runs this many times as many steps as the one that does
+HOST_STEPS = 10  # the unique set size takes the kernel milliseconds: rows after these have it only at the last step
 LONGEST = 100_000  # steps after which a prediction gives up
 
 Emit = Callable[[dict[str, int]], None]
@@ -111,36 +112,41 @@ class _Run:
     ) -> None:
         self.experiment, self.arm, self.sizes, self.device = experiment, arm, sizes, device
         self.job, self.finding, self.emit = job, finding, emit
-        card = job.card if job.card is not None else experiment.card(sizes) if experiment.card else None
-        self.finding.card = card
-        self.card = Allocator(total=card or UNLIMITED) if device.type != "cuda" else None
+        if device.type == "cuda":
+            cuda_probe.warm_up(device)
+        self.finding.card = self._card_bytes()
+        self.card = Allocator(total=self.finding.card or UNLIMITED) if device.type != "cuda" else None
 
     def run(self) -> None:
         with self._limited(), Storages(self.card) as storages:
             self.finding.base["workspaces"] = self._occupied()["allocated"]
             torch.manual_seed(self.job.seed)
-            with self.device:
-                material = self.experiment.setup(self.sizes)
+            material = self._set_up()
             storages.seal()
             self.finding.base |= self._occupied()
             self.finding.predicted = self._predict_death()
             self.finding.steps = self._steps()
             with ExitStack() as stack:
                 self.saved = stack.enter_context(Saved(storages))
-                self.probes = [self.saved, storages, *self._other_probes(stack)]
+                self.probes = [self.saved, storages, *self._other_probes(stack, storages)]
                 self._judge(self._resume(material))
             self.finding.left = self.saved.bytes
             if self.finding.status == HOLDS and self.finding.left != self.arm.left(self.sizes):
                 self._refute(f"{self.finding.left:,} B stay saved after the arm has ended")
 
+    def _card_bytes(self) -> int | None:
+        """The card in bytes: as asked for, or the experiment's own beside what libraries hold already."""
+        if self.job.card is not None:
+            return self.job.card
+        if self.experiment.card is None:
+            return None
+        held = torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
+        return self.experiment.card(self.sizes) + held
+
     @contextmanager
     def _limited(self) -> Iterator[None]:
         """Bound a real device for the length of the run; a simulated card bounds itself."""
-        if self.device.type != "cuda":
-            yield
-            return
-        cuda_probe.warm_up(self.device)
-        if self.finding.card is None:
+        if self.device.type != "cuda" or self.finding.card is None:
             yield
             return
         cuda_probe.limit(self.device, self.finding.card)
@@ -149,13 +155,13 @@ class _Run:
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
 
-    def _other_probes(self, stack: ExitStack) -> list[Probe]:
+    def _other_probes(self, stack: ExitStack, storages: Storages) -> list[Probe]:
         """Open what works here; for what does not, the finding says why its columns are empty."""
         sources = self.finding.sources
         sources.update(saved="measured", storages="measured")
         wanted: list[tuple[Probe, tuple[str, ...]]] = [(Host(), ("host_rss", "host_uss"))]
         if self.card is not None:
-            wanted.append((Simulated(self.card), ("allocated", "reserved")))
+            wanted.append((Simulated(storages), ("allocated", "reserved")))
             sources["nvml_process"] = "not available: no CUDA device in this run"
         else:
             wanted.append((Cuda(self.device), ("allocated", "reserved")))
@@ -191,7 +197,8 @@ class _Run:
             torch.cuda.synchronize(self.device)
         row = {"step": step}
         for probe in self.probes:
-            row |= probe.read()
+            if not isinstance(probe, Host) or step <= HOST_STEPS or step == self.finding.steps:
+                row |= probe.read()
         if self.device.type == "cuda":
             row["unsplit"] = cuda_probe.unsplit_bytes(self.device)
         self.finding.rows.append(row)
@@ -224,6 +231,13 @@ class _Run:
 
     def _refute(self, reason: str) -> None:
         self.finding.status, self.finding.reason = REFUTED, reason
+
+    def _set_up(self) -> tuple[Any, ...]:
+        try:
+            with self.device:
+                return self.experiment.setup(self.sizes)
+        except torch.OutOfMemoryError:
+            raise ValueError(f"a card of {self.finding.card:,} B cannot hold even the setup; give a larger one") from None
 
     def _occupied(self) -> dict[str, int]:
         """What the card holds now, in absolute bytes."""

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import Module
 
-push_hooks = torch._C._autograd._push_saved_tensors_default_hooks  # torch's own, before memlab.hooks replaces them
-pop_hooks = torch._C._autograd._pop_saved_tensors_default_hooks
+from memlab import hook_stack
 
 _LIBRARIES = tuple(
     os.path.dirname(path) + os.sep for path in (torch.__file__, __file__) if path is not None
@@ -98,11 +97,11 @@ def _count_unheld_references() -> int:
         return tensor.detach()
 
     with torch.inference_mode(False), torch.enable_grad():
-        push_hooks(pack, lambda tensor: tensor)
+        hook_stack.push(pack, lambda tensor: tensor)
         try:
             torch.ones(1, device="cpu", requires_grad=True).exp()
         finally:
-            pop_hooks()
+            hook_stack.pop()
     return counts[0]
 
 

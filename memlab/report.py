@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-HOLDS, REFUTED, SKIPPED = "holds", "refuted", "skipped"
+HOLDS, REFUTED, SKIPPED, FAILED = STATUSES = "holds", "refuted", "skipped", "failed"
 _FORMAT, _VERSION = "memlab report", 1
 
 
@@ -24,7 +24,7 @@ class Finding:
 
     Attributes:
         experiment, arm, title, claim: names and first lines, for people.
-        status: ``holds``, ``refuted`` or ``skipped``.
+        status: ``holds``, ``refuted``, ``skipped`` (it cannot be measured here) or ``failed`` (its process died).
         reason: why it is not ``holds``, in a sentence; empty otherwise.
         device, sizes, steps, seed: what it was run with.
         rows: one mapping per step of everything measured, in bytes unless the name says otherwise.
@@ -97,7 +97,7 @@ class Report:
         """Return the report in ``text``. Raises `NotAReport` with a sentence for anything else."""
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NotAReport(f"it is not JSON ({error})") from None
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise NotAReport("it is JSON, but not a memlab report")
@@ -106,8 +106,10 @@ class Report:
         try:
             findings = [_finding(each) for each in content["findings"]]
             machine = {str(key): str(value) for key, value in content["machine"].items()}
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise NotAReport(f"it is damaged: {type(error).__name__} {error}") from None
+        except KeyError as error:
+            raise NotAReport(f"it is damaged: it has no {error}") from None
+        except (TypeError, AttributeError, ValueError) as error:
+            raise NotAReport(f"it is damaged: {error}") from None
         return cls(machine, findings)
 
     def save(self, path: Path) -> None:
@@ -116,17 +118,41 @@ class Report:
 
 
 def _finding(content: dict[str, Any]) -> Finding:
-    known = {each.name: each for each in fields(Finding)}
-    unknown = set(content) - set(known)
+    unknown = set(content) - {each.name for each in fields(Finding)}
     if unknown:
         raise ValueError(f"unknown fields {sorted(unknown)}")
     finding = Finding(**content)
-    if finding.status not in (HOLDS, REFUTED, SKIPPED) or not isinstance(finding.rows, list):
-        raise ValueError(f"{finding.experiment!r} has no valid status or rows")
-    for row in (*finding.rows, *finding.expected):
-        if not all(isinstance(value, int) for value in row.values()):
-            raise ValueError(f"a row of {finding.name} holds something that is not a whole number")
+    for each in fields(Finding):
+        if not _SHAPES[str(each.type)](getattr(finding, each.name)):
+            raise ValueError(f"the finding {finding.name} has no valid {each.name}")
+    if finding.status not in STATUSES:
+        raise ValueError(f"the finding {finding.name} has no valid status")
     return finding
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and abs(value) < 1 << 63
+
+
+def _mapping(value: object, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(holds(each) for each in value.values())
+
+
+def _counted(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_whole, value))
+
+
+_SHAPES: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "int": _whole,
+    "int | None": lambda value: value is None or _whole(value),
+    "float": lambda value: isinstance(value, (int, float)) and abs(value) < 1e12,
+    "dict[str, int]": lambda value: _mapping(value, _whole),
+    "dict[str, str]": lambda value: _mapping(value, lambda each: isinstance(each, str)),
+    "dict[str, dict[str, list[int]]]": lambda value: _mapping(value, lambda each: _mapping(each, _counted)),
+    "list[dict[str, int]]": lambda value: isinstance(value, list) and all(_mapping(each, _whole) for each in value),
+}
+"""What a field of `Finding` may hold, by the text of its type."""
 
 
 def load(path: Path) -> Report:
@@ -138,7 +164,14 @@ def load(path: Path) -> Report:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` through a temporary file beside it: readers see the old file or the new, never half."""
+    """Write ``text`` to ``path`` through a temporary file beside it: readers see the old file or the new, never half.
+
+    A link is followed; a device or a pipe, which nothing can replace, is written to.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

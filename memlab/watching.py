@@ -30,7 +30,7 @@ class Watch:
         self._card = card_of(card) if card is not None else None
         self._storages = Storages(self._card) if storages else None
         self.saved = Saved(self._storages, where=where)
-        self.card = Simulated(self._card) if self._card is not None else None
+        self.card = Simulated(self._storages) if self._storages is not None and self._card is not None else None
         self._stack = ExitStack()
 
     @property

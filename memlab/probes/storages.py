@@ -28,6 +28,14 @@ class _Mode(TorchDispatchMode):
         super().__init__()
         self.ledger = ledger
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True wraps every call in torch._dynamo.disable: 4 us an operator, and a second to import
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True  # torch.compile goes on compiling inside a watch
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
