@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memlab.graph import Bill as Bill
     from memlab.graph import bill as bill
     from memlab.ledger import Line as Line
-    from memlab.probes import Unavailable as Unavailable
+    from memlab.unavailable import Unavailable as Unavailable
     from memlab.report import Finding as Finding
     from memlab.report import Report as Report
     from memlab.watching import Growth as Growth
@@ -34,7 +34,7 @@ _HOMES = {
     "Bill": "memlab.graph",
     "bill": "memlab.graph",
     "Line": "memlab.ledger",
-    "Unavailable": "memlab.probes",
+    "Unavailable": "memlab.unavailable",
     "Finding": "memlab.report",
     "Report": "memlab.report",
     "Growth": "memlab.watching",

@@ -142,7 +142,8 @@ def run(given: argparse.Namespace) -> int:
     from memlab.show import _live
 
     way, destination = _way(given), options.destination(given.json)
-    timeout, device = options.number("--timeout", given.timeout, 1, 10**9), options.device(given.device)
+    timeout = options.number("--timeout", given.timeout, 1, 10**9)
+    device = None if given.device is None else options.device(given.device)
     plan = options.Plan(
         arms=options.arms(options.paths(given.names), given.arm),
         card=options.card(given.card),
@@ -175,9 +176,9 @@ def _measure(plan: options.Plan, device: str | None, timeout: float, view: View)
     with contextlib.suppress(isolate.Lost):  # a file that kills its process says so in its findings
         if complaint := isolate.ask(options.complaint, jobs):
             raise Wrong(complaint)
-    view.begin(len(jobs))
+    view.begin(jobs)
     with options.wrong():
-        return Report(machine, isolate.run(jobs, view.row, view.finding, timeout=timeout))
+        return Report(machine, isolate.run(jobs, view.row, view.finding, view.text, timeout=timeout))
 
 
 def _save(report: Report, path: Path | None) -> None:

@@ -21,6 +21,7 @@ from torch.nn.parameter import Parameter
 from memlab.hooks import Packed, tensors_in
 from memlab.ledger import GIVEN, Line, group_lines, line_of
 from memlab.origins import WRAPPER_REFERENCES
+from memlab.unavailable import Unavailable
 
 _raw_names: dict[type, tuple[str, ...]] = {}
 
@@ -58,7 +59,10 @@ def bill(tensor: Tensor) -> Bill:
 
     Raises:
         TypeError: ``tensor`` is not a tensor.
+        Unavailable: this torch cannot show what a node keeps without running unpack hooks (2.6).
     """
+    if not READS_PACKED:
+        raise Unavailable(f"torch {torch.__version__} cannot show what a node keeps without running unpack hooks")
     if not isinstance(tensor, Tensor):
         raise TypeError(f"bill() takes one tensor, such as a loss, not {type(tensor).__name__}")
     walk = _Walk()
@@ -196,7 +200,8 @@ class _Walk:
     def lines(self) -> Iterator[Line]:
         for key, (tensor, packed, node, name) in self._found.items():
             if packed is not None and packed.entries:
-                yield line_of(packed.entries[0], op=node)
+                entry = packed.entries[0] if isinstance(packed.entries, tuple) else packed.entries
+                yield line_of(entry, op=node)
             else:
                 yield Line(
                     bytes=tensor.untyped_storage().nbytes(),
@@ -270,9 +275,11 @@ def _count_unheld_base() -> int:
     return sys.getrefcount(base)
 
 
+READS_PACKED = hasattr(torch._C._autograd.SavedTensor, "data")
+
 with torch._C._DisableTorchDispatch():
-    _UNHELD_BASE = _count_unheld_base()
-    _UNHELD = _count_unheld()
+    _UNHELD_BASE = _count_unheld_base() if READS_PACKED else 0
+    _UNHELD = _count_unheld() if READS_PACKED else 0
     NODES_KEEP_WRAPPERS = _keeps_wrappers()
 
 

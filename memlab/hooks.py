@@ -26,6 +26,8 @@ _disable_hooks = _autograd._saved_tensors_hooks_disable
 _enable_hooks = _autograd._saved_tensors_hooks_enable
 _modes = torch._C._len_torch_dispatch_stack
 _PLAIN = (Tensor, Parameter)
+_OUTPUT_BITS = 12  # more outputs than any node has
+_OUTPUT_MASK = (1 << _OUTPUT_BITS) - 1
 _lock = threading.Lock()
 _open_ledgers = 0
 
@@ -43,22 +45,33 @@ class Packed:
     """What autograd keeps instead of a tensor; its end is the release of the saved tensor.
 
     Attributes:
-        entries: the ledgers' entries that it counts in.
-        output: which output of its node the tensor is, or `LEAF`, or `VIEW`.
+        entries: the ledger's entry that it counts in; several where several ledgers are open.
+        state: the tensor's version when it was saved, and which output of its node it is (or `LEAF`, or `VIEW`), in one
+            small number.
         value: the detached tensor, or what the user's pack hook returned.
-        version: of the tensor, when it was saved.
     """
 
-    __slots__ = ("entries", "output", "value", "version")
+    __slots__ = ("entries", "state", "value")
 
-    entries: tuple[Entry, ...]
-    output: int
+    entries: Entry | tuple[Entry, ...] | None
+    state: int
     value: Any
-    version: int
+
+    @property
+    def version(self) -> int:
+        return self.state >> _OUTPUT_BITS
+
+    @property
+    def output(self) -> int:
+        return (self.state & _OUTPUT_MASK) + VIEW
 
     def __del__(self) -> None:
-        for entry in self.entries:
-            entry.release(entry)
+        entries = self.entries
+        if type(entries) is Entry:  # the usual case, and the smallest
+            entries.release(entries)
+        elif entries is not None:
+            for entry in entries:
+                entry.release(entry)
 
 
 def open_ledger(ledger: SavedLedger) -> None:
@@ -160,16 +173,15 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
 
     def pack(tensor: Tensor) -> Packed:
         packed = Packed()
-        packed.entries = ()  # __del__ runs even when what follows raises
+        packed.entries = None  # __del__ runs even when what follows raises
         if only is not None:
-            entry = only.add(tensor) if only.recording else None
-            packed.entries = () if entry is None else (entry,)
+            packed.entries = only.add(tensor) if only.recording else None
         else:
             packed.entries = tuple(e for each in ledgers if each.recording and (e := each.add(tensor)) is not None)
         # Autograd's own SavedVariable keeps an own output detached too: keeping the tensor itself would make a cycle.
         packed.value = _detach(tensor)
-        packed.version = tensor._version
-        packed.output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else tensor.output_nr
+        output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else tensor.output_nr
+        packed.state = tensor._version << _OUTPUT_BITS | output - VIEW
         return packed
 
     return pack, _unpack
@@ -184,7 +196,7 @@ def _detach(tensor: Tensor) -> Tensor:
 
 def _unpack(packed: Packed) -> Tensor:
     tensor: Tensor = packed.value
-    if tensor._version != packed.version:
+    if tensor._version != packed.state >> _OUTPUT_BITS:
         raise RuntimeError(in_place_text(packed))
     return tensor
 
@@ -194,7 +206,7 @@ def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: Pair) -> Pair:
 
     def pack(tensor: Tensor) -> Packed:
         packed = Packed()
-        packed.entries = ()
+        packed.entries = None
         packed.value = value = user_pack(tensor)
         kept = list(tensors_in(value))
         entries = []

@@ -62,7 +62,7 @@ def _field_of(packed: Any, node: Any) -> tuple[str, int]:
             raw = getattr(node, name)
             several = isinstance(raw, (tuple, list))
             for index, each in enumerate(raw if several else (raw,)):
-                if each is not None and each.data is packed:
+                if each is not None and getattr(each, "data", None) is packed:
                     return name.removeprefix("_raw_saved_"), index if several else 0
     return "", 0
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from memlab import child as child_side
 from memlab.report import FAILED
 
 if TYPE_CHECKING:
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
 TIMEOUT = 300.0
 T = TypeVar("T")
 OnRow = Callable[["Job", dict[str, int]], None]
+OnText = Callable[["Job", str], None]
 OnFinding = Callable[["Job", "Finding"], None]
 _PRELOAD = ["torch", "torch._dynamo", "memlab.measure"]  # dispatch modes import _dynamo, a second of work, at first use
 
@@ -34,6 +33,7 @@ def run(
     jobs: Sequence[Job],
     on_row: OnRow = lambda job, row: None,
     on_finding: OnFinding = lambda job, finding: None,
+    on_text: OnText = lambda job, text: None,
     *,
     timeout: float = TIMEOUT,
     workers: int | None = None,
@@ -47,6 +47,7 @@ def run(
         jobs: what to measure.
         on_row: called here with each row as soon as it is measured.
         on_finding: called here with each finding.
+        on_text: called here with what an arm prints, to stdout or stderr, as soon as it does.
         timeout: seconds that one arm may take.
         workers: how many processes at once; by default one per core, and one at a time on CUDA.
 
@@ -62,13 +63,14 @@ def run(
             while waiting and len(running) < workers:
                 index, job = waiting.popleft()
                 running[index] = _Child.start(job, threads, timeout)
-            for index, finding in _news(running, on_row):
-                running.pop(index).end()
+            for index, finding in _news(running, on_row, on_text):
+                running[index].end(on_text)
+                del running[index]
                 findings[index] = finding
                 on_finding(jobs[index], finding)
     finally:
         for child in running.values():
-            child.end(grace=0)
+            _end(child.process, child.connection, grace=0)
     return [findings[index] for index in range(len(jobs))]
 
 
@@ -87,7 +89,7 @@ def ask(function: Callable[..., T], *arguments: object, timeout: float = TIMEOUT
     Raises:
         Lost: it raised, died or took too long; the text says which.
     """
-    process, connection = _start(_answer, function, arguments)
+    process, connection = _start(child_side.answer, function, arguments)
     try:
         if not connection.poll(timeout):
             raise Lost(f"no answer within {timeout:g} s")
@@ -103,10 +105,13 @@ def ask(function: Callable[..., T], *arguments: object, timeout: float = TIMEOUT
     return answer
 
 
-def _news(running: dict[int, _Child], on_row: OnRow) -> Iterator[tuple[int, Finding]]:
+def _news(running: dict[int, _Child], on_row: OnRow, on_text: OnText) -> Iterator[tuple[int, Finding]]:
     pause = max(0.0, min(child.deadline for child in running.values()) - time.monotonic())
-    ready = set(wait([child.connection for child in running.values()], timeout=pause))
+    channels = [channel for child in running.values() for channel in child.channels]
+    ready = set(wait(channels, timeout=pause))
     for index, child in list(running.items()):
+        if child.printed in ready:
+            child.listen(on_text)
         if child.connection in ready:
             finding = child.receive(on_row)
             if finding is not None:
@@ -120,13 +125,30 @@ class _Child:
     job: Job
     process: Any
     connection: Connection
+    printed: Connection
     deadline: float
     timeout: float
+    decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
     @classmethod
     def start(cls, job: Job, threads: int, timeout: float) -> _Child:
-        process, connection = _start(_serve, job, threads)
-        return cls(job, process, connection, time.monotonic() + timeout, timeout)
+        ours, theirs = _context().Pipe(duplex=False)
+        process, connection = _start(child_side.serve, theirs, job, threads)
+        theirs.close()
+        return cls(job, process, connection, ours, time.monotonic() + timeout, timeout)
+
+    @property
+    def channels(self) -> list[Connection]:
+        return [self.connection] if self.printed.closed else [self.connection, self.printed]
+
+    def listen(self, on_text: OnText) -> None:
+        """Pass on what was printed; the pipe closes when the process ends."""
+        data = os.read(self.printed.fileno(), 1 << 16)
+        text = self.decoder.decode(data, final=not data)
+        if text:
+            on_text(self.job, text)
+        if not data:
+            self.printed.close()
 
     def receive(self, on_row: OnRow) -> Finding | None:
         """Take one message: a row, or the finding that ends it; a closed pipe means that the process died."""
@@ -148,8 +170,12 @@ class _Child:
     def failed(self, why: str) -> Finding:
         return self.job.finding(FAILED, f"could not be measured: {why}")
 
-    def end(self, grace: float = 1.0) -> None:
-        _end(self.process, self.connection, grace)
+    def end(self, on_text: OnText) -> None:
+        """See that the process ends, and pass on what it still had to say."""
+        _end(self.process, self.connection, grace=1.0)
+        while not self.printed.closed and self.printed.poll():
+            self.listen(on_text)
+        self.printed.close()
 
 
 def _start(target: Callable[..., None], *arguments: object) -> tuple[Any, Connection]:
@@ -182,8 +208,9 @@ def _context() -> Any:
 
 def _start_fork_server() -> None:
     """Start the server, unless it runs, with Ctrl-C blocked: it belongs to the parent, not to an import of torch."""
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
+    resource_tracker.ensure_running()  # the server would start it, and that unblocks Ctrl-C
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
@@ -198,71 +225,3 @@ def _death(code: int | None) -> str:
         with contextlib.suppress(ValueError):
             return f"its process was ended by {signal.Signals(-code).name}"
     return f"its process ended with exit code {code} and no finding"
-
-
-def _settle() -> None:
-    """Make a child's surroundings: it prints to stderr, leaves Ctrl-C to the parent, and ends when the parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(2, 1)  # what an experiment prints must not mix with a report on stdout
-    sys.stdout = sys.stderr
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _answer(connection: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    """Run in the child: send what ``function`` returns."""
-    _settle()
-    try:
-        answer = ("answer", function(*arguments))
-    except Exception as error:
-        answer = ("failed", _said(error))
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        connection.send(answer)
-
-
-def _serve(connection: Connection, job: Job, threads: int) -> None:
-    """Run in the child: measure, send rows and the finding."""
-    _settle()
-    last = [0.0]
-
-    def emit(row: dict[str, int]) -> None:
-        if time.monotonic() - last[0] > 0.02:  # fifty a second are enough for an eye
-            last[0] = time.monotonic()
-            connection.send(("row", row))
-
-    try:
-        connection.send(_measured(job, threads, emit))
-    except (BrokenPipeError, ConnectionResetError):
-        os._exit(1)  # nobody listens any more
-
-
-def _measured(job: Job, threads: int, emit: Callable[[dict[str, int]], None]) -> tuple[str, object]:
-    try:
-        import torch
-
-        from memlab.measure import measure
-
-        torch.set_num_threads(threads)
-        return "finding", measure(job, emit)
-    except (BrokenPipeError, ConnectionResetError):
-        raise
-    except ValueError as error:
-        return "error", str(error)
-    except Exception as error:
-        return "failed", _said(error, job.path)
-
-
-def _said(error: Exception, path: Path | None = None) -> str:
-    """Name the error and, if it passed through ``path``, the last line there."""
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if path and Path(frame.filename) == path
-    ]
-    where = f" ({path.name}:{lines[-1]})" if path and lines else ""
-    text = str(error).strip()
-    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"

@@ -24,6 +24,7 @@ from memlab import origins
 from memlab.allocator import Allocator, OutOfMemory
 
 KINDS = ("parameter", "buffer", "input", "activation", "own output", "mask or statistic")
+UNKNOWN_SITE = (None, -1)
 GIVEN = frozenset(KINDS[:3])  # not caused by the computation, so not in the headline
 
 _storage_use_count = torch._C._storage_Use_Count
@@ -51,21 +52,18 @@ class Line:
 
 
 class Entry:
-    """One storage in a `SavedLedger`, while at least one saved tensor refers to it."""
+    """One storage in a `SavedLedger`, while at least one saved tensor refers to it. There may be a million."""
 
-    __slots__ = ("bytes", "code", "count", "device", "dtype", "key", "kind", "lasti", "op", "release", "shape", "step")
+    __slots__ = ("bytes", "count", "key", "kind", "like", "op", "release", "site", "step")
 
     bytes: int
-    code: CodeType | None
     count: int
-    device: torch.device
-    dtype: torch.dtype
     key: int
     kind: str
-    lasti: int
+    like: tuple[torch.Size, torch.dtype, torch.device]
     op: Any
     release: Callable[[Entry], None]
-    shape: torch.Size
+    site: tuple[CodeType | None, int]
     step: int
 
 
@@ -86,6 +84,8 @@ class SavedLedger:
         self._peak = 0
         self._entries: dict[int, Entry] = {}
         self._released: deque[Entry] = deque()
+        self._release = self._released.append
+        self._shared: dict[Any, Any] = {}  # one object for all entries alike
         self._pending: list[Entry] = []
         if storages is not None:
             storages.listeners.append(self._name_pending)
@@ -107,13 +107,14 @@ class SavedLedger:
         return entry
 
     def _enter(self, tensor: Tensor, key: int, nbytes: int, kind: str | None) -> Entry:
-        entry = Entry()
-        entry.key, entry.bytes, entry.count, entry.step = key, nbytes, 0, self.step
-        entry.shape, entry.dtype, entry.device = tensor.shape, tensor.dtype, tensor.device
-        entry.release = self._released.append
-        entry.op = None
+        entry, share = Entry(), self._shared.setdefault
+        entry.key, entry.bytes, entry.count, entry.step = key, share(nbytes, nbytes), 0, self.step
+        like = (tensor.shape, tensor.dtype, tensor.device)
+        entry.like = share(like, like)
+        entry.op, entry.release = None, self._release
         entry.kind = kind = kind or self._kind(tensor, key, entry)
-        entry.code, entry.lasti = origins.user_code(sys._getframe(2)) if self._where else (None, -1)
+        site = origins.user_code(sys._getframe(2)) if self._where else UNKNOWN_SITE
+        entry.site = share(site, site)
         self._entries[key] = entry
         if kind not in GIVEN:
             self._current += nbytes
@@ -144,7 +145,7 @@ class SavedLedger:
     def _leaf_kind(self, tensor: Tensor, key: int, made: Made | None) -> str:
         # A tensor that neither Python nor another tensor shares was made by the op that saves it, seen or not: a mask,
         # a statistic, or what a compiled region keeps.
-        if sys.getrefcount(tensor) <= origins.UNHELD_REFERENCES and _tensors_of(key) == 1:
+        if sys.getrefcount(tensor) <= origins.UNHELD_REFERENCES and _tensors_of(key, in_hand=True) == 1:
             return "mask or statistic"
         return "input" if made is None else "activation"
 
@@ -260,9 +261,10 @@ def _is_compiled(tensor: Tensor) -> bool:
     return tensor.grad_fn is not None and tensor.grad_fn.name().startswith("CompiledFunction")
 
 
-def _tensors_of(key: int) -> int:
+def _tensors_of(key: int, *, in_hand: bool = False) -> int:
     """How many tensors (C++ objects, not names) share the storage with this key."""
-    return int(_storage_use_count(key)) - origins.WRAPPER_REFERENCES
+    wrapper = origins.WRAPPER_REFERENCES_IN_HAND if in_hand else origins.WRAPPER_REFERENCES
+    return int(_storage_use_count(key)) - wrapper
 
 
 def _is_exclusive(entry: Entry) -> bool:
@@ -271,14 +273,15 @@ def _is_exclusive(entry: Entry) -> bool:
 
 def line_of(entry: Entry, op: str | None = None) -> Line:
     """Return the public `Line` of an entry; ``op`` names the operator where the caller knows it better."""
+    shape, dtype, device = entry.like
     return Line(
         bytes=entry.bytes,
         kind=entry.kind,
-        shape=tuple(entry.shape),
-        dtype=str(entry.dtype).removeprefix("torch."),
-        device=str(entry.device),
+        shape=tuple(shape),
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
         op=op or origins.op_name(entry.op),
-        where=origins.describe(entry.code, entry.lasti),
+        where=origins.describe(*entry.site),
         step=entry.step,
         saved=entry.count,
         exclusive=_is_exclusive(entry),

@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,10 +66,10 @@ def number(option: str, text: str, least: int, most: int) -> int:
     return value
 
 
-def device(text: str | None) -> str | None:
-    """Return the device as it is written, None for the best there is."""
-    if text is not None and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
-        raise Wrong(f"--device: there is no device {text!r}; write cpu, cuda or cuda:0")
+def device(text: str) -> str:
+    """Return the device as it is written."""
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+        raise Wrong(f"there is no device {text!r}; write cpu, cuda or cuda:0")
     return text
 
 
@@ -114,10 +114,10 @@ class Plan:
     """What to measure, before the device is known."""
 
     arms: list[tuple[Path, str]]
-    card: int | None
-    steps: int | None
-    sizes: dict[str, int]
-    seed: int
+    card: int | None = None
+    steps: int | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+    seed: int = 0
 
     def jobs(self, device: str) -> list[Job]:
         from memlab.measure import Job

@@ -72,9 +72,13 @@ def _storage_key(tensor: Any) -> int | None:
         return None
 
 
-def _count_wrapper_references() -> int:
+def _count_wrapper_references(*, alive: bool) -> int:
     tensor = torch.empty(1, device="cpu")
-    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)) - 1
+    storage = tensor.untyped_storage()
+    key = storage._cdata
+    if not alive:
+        del storage
+    return int(torch._C._storage_Use_Count(key)) - 1
 
 
 def _count_unheld_references() -> int:
@@ -106,7 +110,9 @@ def _count_unheld_references() -> int:
 
 
 with torch._C._DisableTorchDispatch():
-    # How many references to a storage its own Python wrapper accounts for: differs between versions of torch.
-    WRAPPER_REFERENCES = _count_wrapper_references()
+    # How many references to a storage its own Python wrapper accounts for, once nobody has it in hand and while
+    # somebody has: differs between versions of torch.
+    WRAPPER_REFERENCES = _count_wrapper_references(alive=False)
+    WRAPPER_REFERENCES_IN_HAND = _count_wrapper_references(alive=True)
     # What sys.getrefcount shows, four calls below a pack hook, for a tensor that no Python code holds.
     UNHELD_REFERENCES = _count_unheld_references()

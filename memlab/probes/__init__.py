@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-
-class Unavailable(RuntimeError):
-    """A probe cannot work here; the text says why. It is a skip: never a zero and never a pass."""
+from memlab.unavailable import Unavailable as Unavailable
 
 
 class Probe(Protocol):
