@@ -112,7 +112,7 @@ def encoder(s):
 
 
 def decoder(s):
-    """What the words of one batch of captions keep; a fused kernel on CUDA saves both halves of the gates and a copy."""
+    """What the words of one batch keep; a fused kernel on CUDA saves both halves of the gates, and a copy."""
     gates, state, each = 4 * s.batch * 4 * s.hidden, 4 * s.batch * s.hidden, s.length
     cuda = s.device == "cuda"
     return {

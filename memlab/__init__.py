@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from memlab.graph import Bill as Bill
     from memlab.graph import bill as bill
     from memlab.ledger import Line as Line
-    from memlab.unavailable import Unavailable as Unavailable
     from memlab.report import Finding as Finding
     from memlab.report import Report as Report
+    from memlab.unavailable import Unavailable as Unavailable
     from memlab.watching import Growth as Growth
     from memlab.watching import Watch as Watch
     from memlab.watching import growth as growth

@@ -2,7 +2,7 @@
 
 import sys
 
-from memlab.cli import main
-
 if __name__ == "__main__":
+    from memlab.cli import main
+
     sys.exit(main())

@@ -49,7 +49,7 @@ class Arm:
         saved: what autograd must keep at each step, without parameters, buffers and inputs.
         allocated: the tensor storages that must be alive at each step, beyond those of ``setup``.
         proves: if the arm asserts values as well, what it proves: such an arm needs a device that computes.
-        dies: the arm must die of ``torch.OutOfMemoryError`` on the experiment's card, at the step that ``allocated`` predicts.
+        dies: the arm must die of ``torch.OutOfMemoryError`` on the card, at the step that ``allocated`` predicts.
         left: bytes that stay saved after the arm has ended (0: the graph goes when the arm's variables go).
     """
 
@@ -90,7 +90,8 @@ class Experiment:
 
     def arm(self, name: str) -> Arm:
         """Return the arm called ``name``. Raises `Unknown` with the nearest names."""
-        return _pick({arm.name: arm for arm in self.arms}, name, "arm")
+        found: Arm = _pick({arm.name: arm for arm in self.arms}, name, "arm")
+        return found
 
     def with_sizes(self, changed: Mapping[str, int], device: str) -> Sizes:
         """Return the sizes with ``changed`` applied. Raises ValueError for unknown names and sizes below 1."""

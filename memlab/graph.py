@@ -148,7 +148,7 @@ class _Walk:
     def __init__(self) -> None:
         self.nodes = 0
         self.unseen: Counter[str] = Counter()
-        self._found: dict[int | None, tuple[Tensor, Any, str, str]] = {}
+        self._found: dict[int, tuple[Tensor, Any, str, str]] = {}
         self._held: set[int] = set()
         self._counts: Counter[int] = Counter()
         self._bases: dict[int, Tensor] = {}  # by identity
@@ -170,7 +170,7 @@ class _Walk:
 
     def _knows(self, tensor: Tensor) -> bool:
         """Whether this very tensor is held by the walk itself: another node saved it, too."""
-        known = self._found.get(_key_of(tensor))
+        known = self._found.get(_key_of(tensor) or 0)
         return known is not None and known[0] is tensor
 
     def _add(self, tensor: Tensor, packed: Packed | None, node: Any, name: str, *, held: bool) -> None:
@@ -226,7 +226,11 @@ class _Walk:
         if name.startswith("result"):  # autograd keeps its own outputs detached
             return "own output" if name in ("result", "result0") else "mask or statistic"
         references = torch._C._storage_Use_Count(key) - WRAPPER_REFERENCES
-        return "input" if key in self._held or references > self._counts[key] + self._base_counts[key] else "mask or statistic"
+        return (
+            "input"
+            if key in self._held or references > self._counts[key] + self._base_counts[key]
+            else "mask or statistic"
+        )
 
 
 def _key_of(tensor: Tensor) -> int | None:

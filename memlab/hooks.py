@@ -26,8 +26,9 @@ _disable_hooks = _autograd._saved_tensors_hooks_disable
 _enable_hooks = _autograd._saved_tensors_hooks_enable
 _modes = torch._C._len_torch_dispatch_stack
 _PLAIN = (Tensor, Parameter)
-_OUTPUT_BITS = 12  # more outputs than any node has
+_OUTPUT_BITS = 12
 _OUTPUT_MASK = (1 << _OUTPUT_BITS) - 1
+_LAST_OUTPUT = _OUTPUT_MASK + VIEW  # it only names the output in an error's text
 _lock = threading.Lock()
 _open_ledgers = 0
 
@@ -67,7 +68,7 @@ class Packed:
 
     def __del__(self) -> None:
         entries = self.entries
-        if type(entries) is Entry:  # the usual case, and the smallest
+        if isinstance(entries, Entry):  # the usual case, and the smallest
             entries.release(entries)
         elif entries is not None:
             for entry in entries:
@@ -158,9 +159,7 @@ def _user_pair(top: Pair | None) -> Pair | None:
     return getattr(top[0], "user", top)
 
 
-def _compose(
-    ledgers: tuple[SavedLedger, ...], user: Pair | None, owner: SavedLedger | None | bool = True
-) -> Pair:
+def _compose(ledgers: tuple[SavedLedger, ...], user: Pair | None, owner: SavedLedger | bool | None = True) -> Pair:
     """Return a pair that feeds ``ledgers`` and does what ``user`` does; it belongs to the last ledger unless told."""
     pair = _plain_pair(ledgers) if user is None else _wrapped_pair(ledgers, user)
     pair[0].user = user  # type: ignore[attr-defined]
@@ -180,8 +179,8 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
             packed.entries = tuple(e for each in ledgers if each.recording and (e := each.add(tensor)) is not None)
         # Autograd's own SavedVariable keeps an own output detached too: keeping the tensor itself would make a cycle.
         packed.value = _detach(tensor)
-        output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else tensor.output_nr
-        packed.state = tensor._version << _OUTPUT_BITS | output - VIEW
+        output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else min(tensor.output_nr, _LAST_OUTPUT)
+        packed.state = (tensor._version << _OUTPUT_BITS) | (output - VIEW)
         return packed
 
     return pack, _unpack
@@ -189,7 +188,9 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
 
 def _detach(tensor: Tensor) -> Tensor:
     if type(tensor) in _PLAIN and _modes():
-        with torch._C._DisableTorchDispatch():  # no mode, ours or the user's, shall see an op that the user did not call
+        with (
+            torch._C._DisableTorchDispatch()
+        ):  # no mode, ours or the user's, shall see an op that the user did not call
             return tensor.detach()
     return tensor.detach()
 

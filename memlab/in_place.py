@@ -34,8 +34,10 @@ def in_place_text(packed: Any) -> str:
 
 
 def _maker(packed: Any) -> tuple[int, str]:
-    """Return output and name of the node that made the tensor: the one that runs now, if it saved its own output, or
-    one that feeds it, of which torch always says output 0."""
+    """Return output and name of the node that made the tensor.
+
+    It is the node that runs now, if it saved its own output, or one that feeds it, of which torch always says output 0.
+    """
     node = torch._C._current_autograd_node()
     field, index = _field_of(packed, node)
     if field.startswith("result"):
@@ -56,7 +58,7 @@ def _fits(maker: Any, output: int, packed: Any) -> bool:
 
 
 def _field_of(packed: Any, node: Any) -> tuple[str, int]:
-    """Return the field of ``node`` that holds ``packed``, and its place among the node's saved tensors if it has one."""
+    """Return the field of ``node`` that holds ``packed``, and its place among several saved tensors."""
     for name in dir(type(node)):
         if name.startswith("_raw_saved_"):
             raw = getattr(node, name)

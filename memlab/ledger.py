@@ -1,15 +1,13 @@
-"""The live account of saved tensors and of storages: up when one appears, down when it is released.
+"""The live account of saved tensors: up when one is packed, down when it is released.
 
-Nothing here installs a hook or a mode; `memlab.hooks` and `memlab.probes` feed these accounts. Neither account keeps a
-tensor or a storage alive. Releases can happen in any thread and in the middle of a garbage collection, so they are
-only appended to a deque (atomic) and settled before the next entry and before every reading: a peak can only rise at
-an entry, so it is exact all the same.
+Nothing here installs a hook; `memlab.hooks` feeds this account. It keeps no tensor and no storage alive. Releases can
+happen in any thread and in the middle of a garbage collection, so they are only appended to a deque (atomic) and
+settled before the next entry and before every reading: a peak can only rise at an entry, so it is exact all the same.
 """
 
 from __future__ import annotations
 
 import sys
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from memlab import origins
-from memlab.allocator import Allocator, OutOfMemory
+from memlab.storage_ledger import Made, StorageLedger
 
 KINDS = ("parameter", "buffer", "input", "activation", "own output", "mask or statistic")
 UNKNOWN_SITE = (None, -1)
@@ -35,8 +33,8 @@ _sequence_nr = torch._C._autograd._get_sequence_nr
 class Line:
     """One storage that autograd keeps: what it is, where it was first saved, how much it holds.
 
-    ``shape``, ``dtype``, ``op`` and ``where`` are those of its first saving; ``saved`` says how many saved tensors share
-    it now; ``exclusive`` whether it would be freed if the graphs recorded here went away now.
+    ``shape``, ``dtype``, ``op`` and ``where`` are those of its first saving; ``saved`` says how many saved tensors
+    share it now; ``exclusive`` whether it would be freed if the graphs recorded here went away now.
     """
 
     bytes: int
@@ -123,8 +121,8 @@ class SavedLedger:
         return entry
 
     def _kind(self, tensor: Tensor, key: int, entry: Entry) -> str:
-        # tensor.grad_fn is not asked: from torch 2.13 on, a node that Python has seen is freed recursively, so a chain of
-        # 50,000 such nodes overflows the stack when it goes.
+        # tensor.grad_fn is not asked: from torch 2.13 on, a node that Python has seen is freed recursively, so a chain
+        # of 50,000 such nodes overflows the stack when it goes.
         made = self._storages.made(key) if self._storages is not None else None
         if made is not None and made.kind is not None:
             kind = made.kind
@@ -257,7 +255,7 @@ def _is_parameter(tensor: Tensor) -> bool:
 
 
 def _is_compiled(tensor: Tensor) -> bool:
-    """Tell the output of a compiled region, whose storage nobody saw being made, from a tensor that was there before."""
+    """Tell the output of a compiled region, which nobody saw being made, from a tensor that was there before."""
     return tensor.grad_fn is not None and tensor.grad_fn.name().startswith("CompiledFunction")
 
 
@@ -286,153 +284,3 @@ def line_of(entry: Entry, op: str | None = None) -> Line:
         saved=entry.count,
         exclusive=_is_exclusive(entry),
     )
-
-
-class Made(weakref.ref[torch.UntypedStorage]):
-    """A storage that was created here; it is alive as long as this weak reference is."""
-
-    __slots__ = ("address", "bytes", "counted", "device", "key", "kind", "sequence")
-
-    address: int
-    bytes: int
-    counted: bool
-    device: torch.device
-    key: int
-    kind: str | None
-    sequence: int
-
-
-class StorageLedger:
-    """Tensor storages created here and still alive, in bytes; with a simulated ``card``, also allocated on it."""
-
-    def __init__(self, card: Allocator | None = None) -> None:
-        self.card = card
-        self.last_op: Any = None
-        self.listeners: list[Callable[[Any], None]] = []
-        self.blind: set[str] = set()
-        self._current = 0
-        self._peak = 0
-        self._live: dict[int, Made] = {}
-        self._released: deque[Any] = deque()
-
-    def before_op(self, op: Any) -> None:
-        """An operator is about to run: what was saved since the last one was saved for it."""
-        for listener in self.listeners:
-            listener(op)
-
-    def see(self, tensor: Tensor, op: Any, *, fresh: bool) -> None:
-        """Account for an operator's output; ``fresh`` when its schema says that it aliases no input. Hot path.
-
-        Raises:
-            torch.OutOfMemoryError: a simulated card cannot hold it; the text is the caching allocator's.
-        """
-        try:
-            storage = tensor.untyped_storage()
-        except NotImplementedError:
-            self.blind.add(f"tensors of layout {tensor.layout} have no single storage and are not counted")
-            return
-        self.last_op = op
-        if self._released:
-            self.settle()
-        key = storage._cdata
-        made = self._live.get(key)
-        if made is not None:
-            made.sequence = _sequence_nr()
-            if not fresh and made.bytes != storage.nbytes():
-                self._resize(made, storage.nbytes())
-        elif fresh:
-            self._enter(storage, key)
-
-    def _enter(self, storage: torch.UntypedStorage, key: int) -> None:
-        nbytes = storage.nbytes()
-        address = self._malloc(nbytes) if self.card is not None else 0
-        made = Made(storage, self._released.append)
-        made.key, made.bytes, made.device, made.address = key, nbytes, storage.device, address
-        made.kind, made.sequence, made.counted = None, _sequence_nr(), True
-        self._live[key] = made
-        self._current += nbytes
-        if self._current > self._peak:
-            self._peak = self._current
-
-    def _resize(self, made: Made, nbytes: int) -> None:
-        # The real allocator gives the new block before it takes the old one back (resize_bytes_cuda).
-        address = self._malloc(nbytes) if self.card is not None else 0
-        if self.card is not None and made.address:
-            self.card.free(made.address)
-        if made.counted:
-            self._current += nbytes - made.bytes
-        self._peak = max(self._peak, self._current)
-        made.bytes, made.address = nbytes, address
-
-    def _malloc(self, nbytes: int) -> int:
-        assert self.card is not None
-        try:
-            return self.card.malloc(nbytes)
-        except OutOfMemory as error:
-            raise torch.OutOfMemoryError(str(error)) from None
-
-    def settle(self) -> None:
-        """Account for the storages that were released since the last time."""
-        released = self._released
-        while released:
-            try:
-                made = released.popleft()
-            except IndexError:  # another thread settled it
-                return
-            if self._live.get(made.key) is made:
-                del self._live[made.key]
-            if made.counted:
-                self._current -= made.bytes
-            if self.card is not None and made.address:
-                self.card.free(made.address)
-
-    def seal(self) -> None:
-        """Count what is alive now as there before: as given, and no longer in `bytes`."""
-        self.settle()
-        for made in self._live.values():
-            made.kind, made.counted = made.kind or "input", False
-        self._current = self._peak = 0
-
-    def made(self, key: int) -> Made | None:
-        """Return the record of the storage with this key if it was created here and is alive."""
-        if self._released:
-            self.settle()
-        return self._live.get(key)
-
-    def mark(self, tensor: Tensor, kind: str) -> None:
-        """Remember that ``tensor``'s storage is a parameter or a buffer."""
-        made = self.made(tensor.untyped_storage()._cdata)
-        if made is not None:
-            made.kind = kind
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of storages created here and alive now."""
-        self.settle()
-        return self._current
-
-    @property
-    def peak(self) -> int:
-        """The most that `bytes` has been."""
-        self.settle()
-        return self._peak
-
-    def reset_peak(self) -> None:
-        """Let `peak` start again from the present `bytes`."""
-        self.settle()
-        self._peak = self._current
-
-    @property
-    def sizes(self) -> list[int]:
-        """Bytes of each storage alive, in the order of creation."""
-        self.settle()
-        return [made.bytes for made in self._live.values() if made.counted]
-
-    def by_device(self) -> dict[str, int]:
-        """Return ``{device: bytes}`` of what is alive."""
-        self.settle()
-        totals: Counter[str] = Counter()
-        for made in self._live.values():
-            if made.counted:
-                totals[str(made.device)] += made.bytes
-        return dict(totals)

@@ -1,4 +1,4 @@
-"""Measure one arm in this process: resume it step by step, read every probe at each yield, compare with the closed form."""
+"""Measure one arm in this process: resume it step by step, read the probes at each yield, compare with the bill."""
 
 from __future__ import annotations
 
@@ -108,7 +108,14 @@ class _Run:
     """One arm's measurement; fills its finding."""
 
     def __init__(
-        self, experiment: Experiment, arm: Arm, sizes: Sizes, device: torch.device, job: Job, finding: Finding, emit: Emit
+        self,
+        experiment: Experiment,
+        arm: Arm,
+        sizes: Sizes,
+        device: torch.device,
+        job: Job,
+        finding: Finding,
+        emit: Emit,
     ) -> None:
         self.experiment, self.arm, self.sizes, self.device = experiment, arm, sizes, device
         self.job, self.finding, self.emit = job, finding, emit
@@ -128,7 +135,7 @@ class _Run:
             self.finding.steps = self._steps()
             with ExitStack() as stack:
                 self.saved = stack.enter_context(Saved(storages))
-                self.probes = [self.saved, storages, *self._other_probes(stack, storages)]
+                self.probes: list[Probe] = [self.saved, storages, *self._other_probes(stack, storages)]
                 self._judge(self._resume(material))
             self.finding.left = self.saved.bytes
             if self.finding.status == HOLDS and self.finding.left != self.arm.left(self.sizes):
@@ -169,7 +176,8 @@ class _Run:
         opened: list[Probe] = []
         for probe, columns in wanted:
             try:
-                opened.append(stack.enter_context(probe))
+                stack.enter_context(probe)
+                opened.append(probe)
                 word = "simulated" if isinstance(probe, Simulated) else "measured"
             except Unavailable as error:
                 word = f"not available: {error}"
@@ -237,7 +245,9 @@ class _Run:
             with self.device:
                 return self.experiment.setup(self.sizes)
         except torch.OutOfMemoryError:
-            raise ValueError(f"a card of {self.finding.card:,} B cannot hold even the setup; give a larger one") from None
+            raise ValueError(
+                f"a card of {self.finding.card:,} B cannot hold even the setup; give a larger one"
+            ) from None
 
     def _occupied(self) -> dict[str, int]:
         """What the card holds now, in absolute bytes."""
@@ -264,9 +274,14 @@ class _Run:
         if self.finding.card is None or not dying:
             return None
         for step in range(1, LONGEST):
-            if self.finding.base["allocated"] + total(dying[0].allocated(self.sizes, step), ROUNDING) > self.finding.card:
+            if (
+                self.finding.base["allocated"] + total(dying[0].allocated(self.sizes, step), ROUNDING)
+                > self.finding.card
+            ):
                 return step
-        raise ValueError(f"a card of {self.finding.card:,} B outlasts {LONGEST:,} steps of {dying[0].name}; give a smaller one")
+        raise ValueError(
+            f"a card of {self.finding.card:,} B outlasts {LONGEST:,} steps of {dying[0].name}; give a smaller one"
+        )
 
 
 def total(lines: Lines, rounding: int = 1) -> int:

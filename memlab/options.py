@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from memlab import experiment
 from memlab.experiment import _pick as pick
-from memlab.units import parse_size
+from memlab.units import format_bytes, parse_size
 
 if TYPE_CHECKING:
     from memlab.measure import Job
@@ -137,6 +137,16 @@ def arms(files: Sequence[Path], wanted: Sequence[str]) -> list[tuple[Path, str]]
     return [(path, arm) for path, names in known.items() for arm in names if not wanted or arm in wanted]
 
 
+def _check_room(job: Job, *, fills: bool) -> None:
+    """A simulated card is filled with real tensors: refuse one that this machine could not hold."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if fills and job.device == "cpu" and job.card is not None and job.card > free:
+        size, there = format_bytes(job.card), format_bytes(free)
+        raise ValueError(f"a simulated card holds real tensors: {size} do not fit into the {there} that are free here")
+
+
 def complaint(jobs: Sequence[Job]) -> str:
     """Load the experiments and return what is wrong with the jobs' arms and sizes, or nothing.
 
@@ -149,6 +159,7 @@ def complaint(jobs: Sequence[Job]) -> str:
                 loaded[job.path] = experiment.load(job.path)
             loaded[job.path].arm(job.arm)
             loaded[job.path].with_sizes(job.sizes, job.device)
+            _check_room(job, fills=any(arm.dies for arm in loaded[job.path].arms))
         except ValueError as error:
             return f"{job.path.stem}: {error}"
         except Exception:

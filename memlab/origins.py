@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn.modules.module import Module
 from memlab import hook_stack
 
 _LIBRARIES = tuple(
-    os.path.dirname(path) + os.sep for path in (torch.__file__, __file__) if path is not None
+    str(Path(path).parent) + os.sep for path in (torch.__file__, __file__) if path is not None
 )  # frames in these folders are not the user's
 _is_user: dict[CodeType, bool] = {}
 
@@ -40,8 +41,8 @@ def describe(code: CodeType | None, lasti: int) -> str:
     if code is None:
         return "unknown"
     line = next((line for start, end, line in code.co_lines() if start <= lasti < end), None)
-    path = code.co_filename
-    below = os.path.relpath(path) if os.path.isabs(path) and path.startswith(os.getcwd() + os.sep) else path
+    path = Path(code.co_filename)
+    below = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return f"{below}:{line or code.co_firstlineno}"
 
 

@@ -41,7 +41,9 @@ def parse_size(text: str | int) -> int:
     if match is None:
         raise ValueError(f"cannot read the size {text!r}; write for example '24 GiB', '6 MB' or '6_291_456'")
     number = match["number"].replace("_", "").replace(",", "")
-    nbytes = float(number) * _factor(match["unit"], text) if "." in number else int(number) * _factor(match["unit"], text)
+    nbytes = (
+        float(number) * _factor(match["unit"], text) if "." in number else int(number) * _factor(match["unit"], text)
+    )
     if nbytes != int(nbytes):
         raise ValueError(f"{text!r} is not a whole number of bytes")
     return int(nbytes)

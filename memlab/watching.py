@@ -139,7 +139,12 @@ def _rises(series: list[int]) -> bool:
     size = max(1, len(series) // 3)
     thirds = [series[:size], series[size:-size] or series[-size:], series[-size:]]
     floors, ceilings = [min(part) for part in thirds], [max(part) for part in thirds]
-    return floors[0] < floors[2] and ceilings[0] < ceilings[2] and floors[0] <= floors[1] <= floors[2] and _slope(series) > 0
+    return (
+        floors[0] < floors[2]
+        and ceilings[0] < ceilings[2]
+        and floors[0] <= floors[1] <= floors[2]
+        and _slope(series) > 0
+    )
 
 
 def _slope(series: list[int]) -> int:

@@ -14,7 +14,9 @@ import memlab
 from memlab.graph import READS_PACKED
 from memlab.ledger import GIVEN
 
-NEEDS_BILL = pytest.mark.skipif(not READS_PACKED, reason="this torch shows what a node keeps only by running unpack hooks")
+NEEDS_BILL = pytest.mark.skipif(
+    not READS_PACKED, reason="this torch shows what a node keeps only by running unpack hooks"
+)
 FEW = settings(max_examples=60, deadline=None)
 
 
@@ -38,7 +40,10 @@ def make(kind):
     torch.manual_seed(0)
     models = {
         "mlp": (nn.Sequential(nn.Linear(7, 9), nn.GELU(), nn.Linear(9, 5), nn.Tanh()), torch.randn(3, 7)),
-        "conv": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), torch.randn(2, 3, 9, 9)),
+        "conv": (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
+            torch.randn(2, 3, 9, 9),
+        ),
         "dropout": (nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), nn.LayerNorm(6)), torch.randn(4, 6)),
         "embedding": (nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 3), nn.Softmax(-1)), torch.randint(11, (2, 5))),
         "lstm": (nn.LSTMCell(5, 6), torch.randn(3, 5)),
@@ -234,7 +239,9 @@ def test_lines_name_op_and_source():
         z = (y + 1).sin()
     found = {(line.op, line.kind, line.shape) for line in seen.saved.lines}
     assert found == {("exp", "own output", (4,)), ("sin", "activation", (4,))}
-    assert all(line.where.startswith("tests/test_truth.py:") or "test_truth.py:" in line.where for line in seen.saved.lines)
+    assert all(
+        line.where.startswith("tests/test_truth.py:") or "test_truth.py:" in line.where for line in seen.saved.lines
+    )
     del z
 
 

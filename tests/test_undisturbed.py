@@ -1,4 +1,4 @@
-"""The instrument must not disturb what it measures. Each check here is also broken once: see `test_each_check_can_fail`."""
+"""The instrument must not disturb what it measures. Each check is also broken once: `test_each_check_can_fail`."""
 
 import gc
 import re
@@ -563,7 +563,7 @@ def test_a_card_raises_torchs_own_error_in_the_users_frame():
     x = torch.ones(1 << 20)
     with memlab.watch(card="24 MiB") as seen:
         kept = []
-        with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory. Tried to allocate 20.00 MiB") as caught:
+        with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 20\.00 MiB") as caught:
             for _ in range(10):
                 kept.append(x + 1)
         assert caught.traceback[-1].path.name != "test_undisturbed.py" or len(kept) == 5

@@ -77,7 +77,7 @@ def limit(device: torch.device, size: str | int) -> int:
 
 
 def unsplit_bytes(device: torch.device) -> int:
-    """Return what allocated bytes hold beyond 512-byte rounding: blocks handed out whole, their rest too small to split."""
+    """Return what allocated bytes hold beyond 512-byte rounding: blocks handed out whole, not worth splitting."""
     slack = 0
     for segment in torch.cuda.memory._snapshot(device)["segments"]:
         if segment["device"] == (device.index or 0):

@@ -1,4 +1,4 @@
-"""This process's memory as the operating system sees it."""
+"""What the operating system sees of this process's memory."""
 
 from __future__ import annotations
 

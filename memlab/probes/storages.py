@@ -16,7 +16,7 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memlab.allocator import Allocator
-from memlab.ledger import StorageLedger
+from memlab.storage_ledger import StorageLedger
 
 # Their schemas promise a fresh output, but they return an alias of their input.
 _ALIASING = {"aten::_unsafe_view", "aten::_reshape_alias", "aten::lift", "aten::_reshape_from_tensor"}
@@ -25,7 +25,7 @@ _fresh_outputs: dict[Any, bool] = {}
 
 class _Mode(TorchDispatchMode):
     def __init__(self, ledger: StorageLedger) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
 
     @classmethod
@@ -61,7 +61,7 @@ def _is_fresh(func: Any) -> bool:
 
 
 def _is_alias(func: Any, out: Tensor, args: tuple[Any, ...]) -> bool:
-    """Operators outside aten may break their schema's promise: look whether the output is one of the inputs' storages."""
+    """Operators outside aten may break their schema's promise: look whether the output is an input's storage."""
     if getattr(func, "namespace", "aten") == "aten":
         return False
     return any(isinstance(each, Tensor) and _key(each) == _key(out) for each in args)
@@ -90,7 +90,7 @@ class Storages:
 
     def __init__(self, card: Allocator | None = None) -> None:
         self.ledger = StorageLedger(card)
-        self._mode = _Mode(self.ledger)
+        self._mode: Any = _Mode(self.ledger)
         self._registrations: list[Any] = []
 
     def __enter__(self) -> Storages:
