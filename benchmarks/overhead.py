@@ -1,6 +1,6 @@
 """What watching costs, beside what a user would pick instead: ratios to a bare training step, in one run.
 
-    python benchmarks/overhead.py [--rounds 30] [--json FILE]
+    python benchmarks/overhead.py [--rounds 30] [--device cuda] [--json FILE]
 
 Every way takes its turn in each round, so that a machine that slows down slows all of them; a row is the median over
 the rounds of the ratio to the bare step of the same round.
@@ -46,15 +46,21 @@ BARS = {
 }
 
 
-def make_step(width: int) -> Callable[[], None]:
+SHAPES = {32: (4, 16), 128: (8, 64), 256: (8, 128)}  # batch and sequence: a tiny, a small and a large step
+
+
+def make_step(width: int, device: str) -> Callable[[], None]:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    x = torch.randn(16, 64, width)
+    model.to(device)
+    x = torch.randn(*SHAPES[width], width, device=device)
 
     def step() -> None:
         model(x).square().mean().backward()
         model.zero_grad()
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     return step
 
@@ -72,8 +78,8 @@ def seconds(step: Callable[[], None], way: Callable[[], AbstractContextManager[o
         return (time.perf_counter() - began) / steps
 
 
-def measure(width: int, rounds: int) -> dict[str, dict[str, float]]:
-    step = make_step(width)
+def measure(width: int, rounds: int, device: str) -> dict[str, dict[str, float]]:
+    step = make_step(width, device)
     seconds(step, nullcontext, 3)
     steps = max(1, round(0.05 / seconds(step, nullcontext, 3)))
     taken: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -106,14 +112,15 @@ def table(found: dict[int, dict[str, dict[str, float]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {width: measure(width, options.rounds) for width in WIDTHS}
-    print("\n".join(f"{key}: {value}" for key, value in machine("cpu").items()), end="\n\n")
+    found = {width: measure(width, options.rounds, options.device) for width in WIDTHS}
+    print("\n".join(f"{key}: {value}" for key, value in machine(options.device).items()), end="\n\n")
     print(table(found))
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine("cpu"), "found": found}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"machine": machine(options.device), "found": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

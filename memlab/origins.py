@@ -20,6 +20,7 @@ from memlab import hook_stack
 _LIBRARIES = tuple(
     str(Path(path).parent) + os.sep for path in (torch.__file__, __file__) if path is not None
 )  # frames in these folders are not the user's
+_EXPERIMENTS = str(Path(__file__).parent / "experiments") + os.sep  # where a wheel has them; these are code to read
 _is_user: dict[CodeType, bool] = {}
 
 
@@ -29,7 +30,8 @@ def user_code(frame: FrameType | None) -> tuple[CodeType | None, int]:
         code = frame.f_code
         known = _is_user.get(code)
         if known is None:
-            known = _is_user[code] = not code.co_filename.startswith(_LIBRARIES)
+            file = code.co_filename
+            known = _is_user[code] = not file.startswith(_LIBRARIES) or file.startswith(_EXPERIMENTS)
         if known:
             return code, frame.f_lasti
         frame = frame.f_back
