@@ -112,7 +112,7 @@ class SavedLedger:
         entry.op, entry.release = None, self._release
         entry.kind = kind = kind or self._kind(tensor, key, entry)
         site = origins.user_code(sys._getframe(2)) if self._where else UNKNOWN_SITE
-        entry.site = share(site, site)
+        entry.site = share((id(site[0]), site[1]), site)  # equal code may stand in two files
         self._entries[key] = entry
         if kind not in GIVEN:
             self._current += nbytes

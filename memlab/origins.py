@@ -21,17 +21,17 @@ _LIBRARIES = tuple(
     str(Path(path).parent) + os.sep for path in (torch.__file__, __file__) if path is not None
 )  # frames in these folders are not the user's
 _EXPERIMENTS = str(Path(__file__).parent / "experiments") + os.sep  # where a wheel has them; these are code to read
-_is_user: dict[CodeType, bool] = {}
+_is_user: dict[str, bool] = {}
 
 
 def user_code(frame: FrameType | None) -> tuple[CodeType | None, int]:
     """Return code and instruction of the innermost frame outside torch and memlab; `describe` makes it text."""
     while frame is not None:
         code = frame.f_code
-        known = _is_user.get(code)
+        known = _is_user.get(code.co_filename)  # not of the code: equal code may stand in two files
         if known is None:
             file = code.co_filename
-            known = _is_user[code] = not file.startswith(_LIBRARIES) or file.startswith(_EXPERIMENTS)
+            known = _is_user[file] = not file.startswith(_LIBRARIES) or file.startswith(_EXPERIMENTS)
         if known:
             return code, frame.f_lasti
         frame = frame.f_back
