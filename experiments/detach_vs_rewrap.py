@@ -88,7 +88,7 @@ def detach_clone(model, x):
 
 
 def new_tensor(model, x):
-    """`torch.tensor(x)`: the same copy, and a warning that asks for `.detach().clone()`."""
+    """`torch.tensor(x)`: the same copy, and torch warns."""
     while True:
         output = model(x)
         with warnings.catch_warnings():
@@ -101,7 +101,7 @@ def new_tensor(model, x):
 
 
 def detach_changed(model, x):
-    """Changed in place after `.detach()`: backward raises; a clone may change."""
+    """Changed after `.detach()`: backward raises; a clone may change."""
     while True:
         output = model(x)
         output.detach().fill_(1)
@@ -111,7 +111,7 @@ def detach_changed(model, x):
             assert "modified by an inplace operation" in str(error), error
         else:
             raise AssertionError("backward did not notice the change")
-        output = model(x)
+        output = model(x)  # the graph that refused goes
         cut = output.detach().clone().fill_(1)
         output.sum().backward()
         yield
@@ -121,19 +121,19 @@ def detach_changed(model, x):
 
 
 def data_changed(model, x):
-    """Changed in place through `.data`: backward gives wrong gradients in silence."""
-    parameters = list(model.parameters())
+    """Changed through `.data`: wrong gradients in silence."""
     while True:
-        right = torch.autograd.grad(model(x).sum(), parameters)
+        model(x).sum().backward()
+        assert model[2].bias.grad.gt(0).all(), "what goes into a tanh has a gradient above 0"
+        model.zero_grad()
         output = model(x)
         output.data.fill_(1)
-        wrong = torch.autograd.grad(output.sum(), parameters)  # tanh's derivative is 1 - output**2, by now 0 everywhere
-        assert right[-1].gt(0).all(), "the bias behind a tanh has a gradient above 0"
-        assert not any(each.any() for each in wrong), "the change shows in the gradients"
-        del right, wrong
+        output.sum().backward()  # tanh's derivative is 1 - output**2, by now 0 everywhere
+        assert not any(each.grad.any() for each in model.parameters()), "the change shows in the gradients"
         yield
         del output
         yield
+        model.zero_grad()
 
 
 def output(s):
@@ -164,13 +164,10 @@ def copied(s, k):
     return while_output_held(s, k) | copy(s)
 
 
-def output_freed(s, k):
-    """What remains after backward: nothing saved, so only what the name holds."""
-    return output(s) if k % 2 else {}
-
-
-def gradients(s):
-    return {"weight gradients": (2, 4 * s.width**2), "bias gradients": (2, 4 * s.width)}
+def after_backward(s, k):
+    """The output, but no graph any more; and the gradients."""
+    weights, biases = (2, 4 * s.width**2), (2, 4 * s.width)
+    return (output(s) if k % 2 else {}) | {"weight gradients": weights, "bias gradients": biases}
 
 
 experiment = Experiment(
@@ -185,11 +182,11 @@ experiment = Experiment(
         Arm(variable_of_copy, saved=while_output_held, allocated=copied),
         Arm(detach_clone, saved=while_output_held, allocated=copied),
         Arm(new_tensor, saved=while_output_held, allocated=copied),
-        Arm(detach_changed, saved=nothing, allocated=lambda s, k: output_freed(s, k) | copy(s) | gradients(s)),
+        Arm(detach_changed, saved=nothing, allocated=lambda s, k: after_backward(s, k) | copy(s)),
         Arm(
             data_changed,
             saved=nothing,
-            allocated=output_freed,
+            allocated=after_backward,
             proves="after a change through .data the gradients are wrong",
         ),
     ],

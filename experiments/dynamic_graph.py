@@ -45,7 +45,7 @@ def carried_state(cell, start, lengths, window):
 
 
 def detached_every_window(cell, start, lengths, window):
-    """The state detached every few rounds, truncated backpropagation: no more than those."""
+    """Truncated backpropagation: detached every few rounds, keeps those."""
     state, rounds = start, 0
     for length in cycle(lengths):
         while length > 0:

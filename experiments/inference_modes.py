@@ -1,8 +1,8 @@
-"""eval() changes what layers compute, not what autograd records: only a mode, or a type, that records nothing keeps nothing.
+"""eval() changes what layers compute, not what autograd records: only no_grad and its kin keep nothing.
 
-2017 had a type: a `volatile` input made everything computed from it volatile, and none of it was recorded. Modes took its
-place, yet two things still spread from tensor to tensor: `requires_grad` makes all that follows recorded, and an
-inference tensor can never be saved for backward again.
+2017 had a type instead of a mode: a `volatile` input made all that was computed from it volatile, and none of it was
+recorded. Two things still spread from tensor to tensor like that: `requires_grad` makes autograd record all that
+follows, and what was made in inference mode can never be saved for backward.
 """
 
 import torch
@@ -36,7 +36,7 @@ def train(body, head, x):
 
 
 def eval_alone(body, head, x):
-    """eval(): dropout does nothing, and everything else is recorded as before."""
+    """eval(): no dropout, and everything else is recorded as before."""
     body.eval()
     outputs = []
     while True:
@@ -63,7 +63,7 @@ def inference_mode(body, head, x):
 
 
 def set_grad_enabled(body, head, x):
-    """set_grad_enabled(False): no_grad with a switch."""
+    """no_grad as a switch that takes a bool."""
     outputs = []
     while True:
         with torch.set_grad_enabled(False):
@@ -72,7 +72,7 @@ def set_grad_enabled(body, head, x):
 
 
 def no_grad_body(body, head, x):
-    """no_grad around the body only: the head is recorded and keeps its input."""
+    """no_grad around the body only: the head still keeps its input."""
     outputs = []
     while True:
         with torch.no_grad():
@@ -92,7 +92,7 @@ def volatile(body, head, x):
 
 
 def volatile_contaminates(body, head, x):
-    """One volatile term among recorded ones: the sum is volatile, its graph is lost."""
+    """One volatile term among recorded ones: the whole sum is volatile."""
     outputs = []
     offset = x.as_subclass(Volatile)
     while True:
@@ -125,7 +125,7 @@ def requires_grad_spreads(body, head, x):
 
 
 def inference_tensor_refuses(body, head, x):
-    """An inference tensor refuses to be saved for backward; a clone of it does not."""
+    """An inference tensor refuses to be saved for backward; a clone does not."""
     outputs = []
     while True:
         with torch.inference_mode():

@@ -1,8 +1,8 @@
 """The gradient of W needs the input, the gradient of the input needs W: Linear keeps only what is asked for.
 
-So a frozen backbone costs nothing. Frozen layers *behind* a trainable one still cost what the way back through them
-needs. Conv2d makes no difference: it keeps input and W both as soon as either requires a gradient. What was there before
-does not count as saved, so for the single layers input and W are clones made in every step, as a cast would make them.
+So a frozen backbone costs nothing; frozen layers *behind* a trainable one still cost what the way back through them
+needs. Conv2d makes no difference: it keeps input and W both as soon as either requires a gradient. Parameters and
+inputs do not count as saved, so the single layers get clones, made in every step as a cast would make them.
 """
 
 import torch
@@ -91,7 +91,7 @@ def conv2d_both(model, x, weight, images, filters):
 
 
 def all_trainable(model, x, weight, images, filters):
-    """A whole model: Linear keeps its input for W, GELU keeps its input for the way back."""
+    """A whole model: Linear and GELU keep their inputs."""
     outputs = []
     while True:
         outputs.append(model(x))
@@ -118,7 +118,7 @@ def frozen_rest(model, x, weight, images, filters):
 
 
 def frozen_between(model, x, weight, images, filters):
-    """An activation cannot be frozen: requires_grad_(False) raises, detach() cuts."""
+    """requires_grad_(False) on an activation raises; detach() cuts."""
     backbone, head = model
     outputs = []
     while True:
@@ -150,7 +150,7 @@ def linear_weights(s, k):
     return {"W of linear": (k, 4 * s.width**2)}
 
 
-def linear_inputs_and_weights(s, k):
+def linear_both_kept(s, k):
     return linear_inputs(s, k) | linear_weights(s, k)
 
 
@@ -158,7 +158,7 @@ def conv2d_outputs(s, k):
     return {"outputs": (k, 4 * s.batch * s.filters * s.image**2)}
 
 
-def conv2d_inputs_and_weights(s, k):
+def conv2d_both_kept(s, k):
     images, filters = 4 * s.batch * s.channels * s.image**2, 4 * s.filters * s.channels * 3 * 3
     return {"inputs of conv2d": (k, images), "W of conv2d": (k, filters)}
 
@@ -186,11 +186,11 @@ experiment = Experiment(
         Arm(linear_neither, saved=nothing, allocated=linear_outputs),
         Arm(linear_weight, saved=linear_inputs, allocated=and_outputs(linear_inputs)),
         Arm(linear_input, saved=linear_weights, allocated=and_outputs(linear_weights)),
-        Arm(linear_both, saved=linear_inputs_and_weights, allocated=and_outputs(linear_inputs_and_weights)),
+        Arm(linear_both, saved=linear_both_kept, allocated=and_outputs(linear_both_kept)),
         Arm(conv2d_neither, saved=nothing, allocated=conv2d_outputs),
-        Arm(conv2d_weight, saved=conv2d_inputs_and_weights, allocated=and_outputs(conv2d_inputs_and_weights, conv2d_outputs)),
-        Arm(conv2d_input, saved=conv2d_inputs_and_weights, allocated=and_outputs(conv2d_inputs_and_weights, conv2d_outputs)),
-        Arm(conv2d_both, saved=conv2d_inputs_and_weights, allocated=and_outputs(conv2d_inputs_and_weights, conv2d_outputs)),
+        Arm(conv2d_weight, saved=conv2d_both_kept, allocated=and_outputs(conv2d_both_kept, conv2d_outputs)),
+        Arm(conv2d_input, saved=conv2d_both_kept, allocated=and_outputs(conv2d_both_kept, conv2d_outputs)),
+        Arm(conv2d_both, saved=conv2d_both_kept, allocated=and_outputs(conv2d_both_kept, conv2d_outputs)),
         Arm(all_trainable, saved=everything, allocated=and_outputs(everything)),
         Arm(frozen_backbone, saved=head_inputs, allocated=and_outputs(head_inputs)),
         Arm(frozen_rest, saved=ways_back, allocated=and_outputs(ways_back)),

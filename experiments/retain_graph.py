@@ -1,9 +1,9 @@
 """backward() frees what the graph saved; retain_graph=True keeps every byte, and backward passes do not add up.
 
-What does add up is create_graph: the backward pass is recorded, and so it saves tensors of its own, as long as somebody
-holds a gradient that leads there. `torch.autograd.grad` returns that gradient to a name. `backward(create_graph=True)`
-puts it into `.grad`, which makes a cycle: the parameter holds it, and its graph leads back to the parameter.
-Each arm is a story that is told again and again; what it must cost is given moment by moment.
+With create_graph=True the backward pass is recorded too and saves tensors of its own, as long as a gradient that leads
+there is held. `torch.autograd.grad` hands that gradient to a name. `backward(create_graph=True)` puts it into `.grad`
+and so makes a cycle: the parameter holds its gradient, and the gradient's graph leads back to the parameter.
+Each arm is a story told again and again; its bill is given moment by moment.
 """
 
 import copy
@@ -24,7 +24,7 @@ def setup(s):
 
 
 def freed(model, x):
-    """backward() frees what was saved: a second one raises, a new forward works."""
+    """backward() frees what was saved; a second one raises."""
     while True:
         loss = model(x).mean()
         yield
@@ -36,7 +36,7 @@ def freed(model, x):
             assert "backward through the graph a second time" in str(error), error
         else:
             raise AssertionError("backward went through a freed graph")
-        loss = model(x).mean()
+        loss = model(x).mean()  # a new forward works
         loss.backward()
         yield
         model.zero_grad()
@@ -44,14 +44,13 @@ def freed(model, x):
 
 
 def retained(model, x):
-    """retain_graph=True keeps all; three such passes cost as much as one; the last frees."""
+    """retain_graph=True: three passes keep as much as one, the last frees."""
     while True:
         loss = model(x).mean()
         yield
         loss.backward(retain_graph=True)
         yield
         loss.backward(retain_graph=True)
-        yield
         loss.backward(retain_graph=True)
         yield
         loss.backward()
@@ -61,7 +60,7 @@ def retained(model, x):
 
 
 def gradient_penalty(model, x):
-    """A gradient penalty: create_graph saves the backward pass too; one backward() frees both."""
+    """Gradient penalty: both passes are saved; one backward() frees both."""
     x.requires_grad_()
     while True:
         score = model(x).mean()
@@ -77,20 +76,24 @@ def gradient_penalty(model, x):
         x.grad = None
 
 
-def gradients_dropped(model, x):
-    """create_graph by autograd.grad: what it saved goes with the name of the gradients."""
+def gradients_replaced(model, x):
+    """autograd.grad(create_graph=True): what it saved goes with the name."""
     while True:
         loss = model(x).mean()
         yield
         gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
         yield
-        del gradients
+        gradients = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
         yield
+        del gradients
+        loss.backward()
+        yield
+        model.zero_grad()
         del loss
 
 
 def backward_creates_graph(model, x):
-    """create_graph by backward(): `.grad` keeps both graphs, loss or no loss, until it is cleared."""
+    """backward(create_graph=True): `.grad` keeps both graphs until cleared."""
     try:
         while True:
             loss = model(x).mean()
@@ -106,7 +109,7 @@ def backward_creates_graph(model, x):
 
 
 def model_dropped(model, x):
-    """The same, and the model dropped: the cycle stays, beyond the garbage collector's reach."""
+    """The same, model dropped: the cycle stays, even after gc.collect()."""
     model = copy.deepcopy(model)
     record_backward(model(x).mean())
     del model
@@ -131,7 +134,7 @@ def graph(s):
 
 
 def both_graphs(s):
-    """The backward pass saves the output's gradient, for W's second derivative, and tanh's, for tanh's."""
+    """Recorded, the backward pass keeps the gradients that it multiplies with W and with tanh's derivative."""
     return graph(s) | {"gradient of output": state(s), "gradient of tanh output": state(s)}
 
 
@@ -178,7 +181,7 @@ def told(*moments):
 experiment = Experiment(
     setup=setup,
     sizes=SIZES,
-    steps=10,
+    steps=12,
     arms=[
         Arm(
             freed,
@@ -187,8 +190,8 @@ experiment = Experiment(
         ),
         Arm(
             retained,
-            saved=told([graph], [graph], [graph], [graph], []),
-            allocated=told([graph, loss], *3 * [[graph, loss, gradients]], [loss, gradients]),
+            saved=told([graph], [graph], [graph], []),
+            allocated=told([graph, loss], [graph, loss, gradients], [graph, loss, gradients], [loss, gradients]),
         ),
         Arm(
             gradient_penalty,
@@ -201,9 +204,9 @@ experiment = Experiment(
             ),
         ),
         Arm(
-            gradients_dropped,
-            saved=told([graph], [both_graphs], [graph]),
-            allocated=told([graph, loss], [both_graphs, loss, gradients], [graph, loss]),
+            gradients_replaced,
+            saved=told([graph], [both_graphs], [graph], []),
+            allocated=told([graph, loss], [both_graphs, loss, gradients], [graph, loss, gradients], [loss, gradients]),
         ),
         Arm(
             backward_creates_graph,
