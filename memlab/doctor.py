@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import memlab
-from memlab.probes import Unavailable
+from memlab.unavailable import Unavailable
 from memlab.units import format_bytes
 
 if TYPE_CHECKING:

@@ -91,14 +91,15 @@ class ArmItem(pytest.Item):
 
         isolate.prepare()
         jobs = options.Plan([(self.path, self.name)]).jobs(self.config.getoption("--memlab-device"))
+        printed: list[str] = []
         try:
-            return isolate.run(jobs, on_text=self._printed)[0]
+            return isolate.run(jobs, on_text=lambda job, text: printed.append(text))[0]
         except ValueError as error:
             reason = str(error)
+        finally:
+            if printed:
+                self.add_report_section("call", "output", "".join(printed))
         pytest.fail(reason, pytrace=False)
-
-    def _printed(self, job: object, text: str) -> None:
-        self.add_report_section("call", "printed", text)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, f"{self.summary.name}: {self.name}"

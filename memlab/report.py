@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-HOLDS, REFUTED, SKIPPED, FAILED = STATUSES = "holds", "refuted", "skipped", "failed"
+HOLDS, REFUTED, SKIPPED, FAILED = "holds", "refuted", "skipped", "failed"
+STATUSES = (HOLDS, SKIPPED, FAILED, REFUTED)
+"""Every status, best first."""
 _FORMAT, _VERSION = "memlab report", 1
 
 

@@ -1,0 +1,195 @@
+"""Tables for people, fitted to the width of the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from memlab.report import FAILED, HOLDS, REFUTED, SKIPPED, STATUSES, Finding, Report
+from memlab.show import _card, _words
+from memlab.show._columns import align, fold
+from memlab.show._details import blocks
+
+STYLES = {HOLDS: "green", REFUTED: "bold red", SKIPPED: "yellow", FAILED: "bold red"}
+GAP = 2
+SPARKS = "▁▂▃▄▅▆▇█"
+LEAST_TITLE, LEAST_NAME = 24, 6  # fewer characters of a title or a name say nothing
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: two lines of heading, and one cell for each arm."""
+
+    head: tuple[str, str]
+    cells: list[str]
+    right: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (*self.head, *self.cells)))
+
+
+Layout = Callable[[list[Finding]], list[Column]]
+
+
+def show(report: Report, out: TextIO) -> None:
+    """Write a table for each experiment, then reasons, notes and the count of verdicts."""
+    console = Console(file=out, markup=False, highlight=False, emoji=False)
+    for name, findings in report.by_experiment():
+        _experiment(console, name, findings)
+    _overview(console, report)
+    notes = _words.notes(report)
+    if notes:
+        console.print()
+    for note in notes:
+        _folded(console, note, "dim")
+    console.print()
+    _folded(console, _words.summary(report), "bold green" if report.holds else "bold red")
+    _folded(console, _words.machine(report), "dim")
+
+
+def _experiment(console: Console, name: str, findings: list[Finding]) -> None:
+    console.print()
+    console.print(Text(_words.clean(name), "bold"), no_wrap=True, overflow="ellipsis")
+    for line in textwrap.wrap(_words.clean(findings[0].claim), console.width, max_lines=2, placeholder=" …"):
+        console.print(Text(line), no_wrap=True)
+    console.print()
+    layout, columns = fitting(findings, console.width)
+    console.print(_table(columns, findings))
+    for line in _legend(layout, columns):
+        _folded(console, line, "dim")
+    for block in blocks(findings):
+        console.print()
+        _folded(console, block.heading, STYLES.get(block.status, "bold"))
+        for line in block.below(console.width):
+            console.print(Text(line), no_wrap=True, overflow="ellipsis")
+
+
+def _overview(console: Console, report: Report) -> None:
+    """Print one line for each of several experiments: the last lines are the ones that are read."""
+    experiments = list(report.by_experiment())
+    if len(experiments) > 1:
+        console.print()
+        worst = [max((each.status for each in findings), key=STATUSES.index) for _, findings in experiments]
+        rows = [
+            (f"{_words.MARKS[status]} {_words.clean(name)}", _words.counts(findings))
+            for status, (name, findings) in zip(worst, experiments, strict=True)
+        ]
+        for line, status in zip(align(rows), worst, strict=True):
+            console.print(Text(line, STYLES[status]), no_wrap=True, overflow="ellipsis")
+
+
+def fitting(findings: list[Finding], width: int) -> tuple[Layout, list[Column]]:
+    """Return the fullest layout that fits into ``width`` characters, and its columns."""
+    for layout in (_full, _short, _merged, _bare):
+        columns = layout(findings)
+        if _total(columns) <= width:
+            break
+    else:
+        columns[0] = _shortened(columns[0], _total(columns) - width)
+    left = width - _total(columns) - GAP
+    if layout is _full and left >= LEAST_TITLE:
+        columns.insert(1, Column(("", ""), [_cut(_words.clean(each.title), left) for each in findings]))
+    return layout, columns
+
+
+def _legend(layout: Layout, columns: list[Column]) -> list[str]:
+    """Explain what the cells of a short layout leave out."""
+    cells = [cell for column in columns for cell in column.cells]
+    lines = []
+    if layout is not _full and any(cell.startswith("+") for cell in cells):
+        lines.append("+ is what each step adds; a size without + is the same at every step")
+    if layout in (_short, _merged) and any(cell[0] in SPARKS for cell in cells):
+        lines.append(f"{SPARKS[0]}{SPARKS[-1]} rises and falls over the steps, up to the size beside it")
+    if layout is _merged:
+        lines.append("sizes are as measured, and as expected where nothing else is said")
+    return lines
+
+
+def _full(findings: list[Finding], style: str = _words.FULL) -> list[Column]:
+    cells = [_words.cells(each, style) for each in findings]
+
+    def column(name: str, word: str, pick: Callable[[_words.Cells], str]) -> Column:
+        return Column((name, word), [pick(each) for each in cells], right=True)
+
+    return [
+        Column(("", "arm"), [each.arm for each in cells]),
+        column("saved", "expected", lambda each: each.saved[0]),
+        column("saved", _words.how(findings, "saved"), lambda each: each.saved[1]),
+        column("allocated", "expected", lambda each: each.allocated[0]),
+        column("allocated", _words.how(findings, "allocated"), lambda each: each.allocated[1]),
+        *_steps(findings),
+        Column(("", "verdict"), [each.verdict for each in cells]),
+    ]
+
+
+def _short(findings: list[Finding]) -> list[Column]:
+    return _full(findings, _words.SHORT)
+
+
+def _merged(findings: list[Finding]) -> list[Column]:
+    """Say the expected value only where the measured one is another."""
+    cells = [_words.cells(each, _words.SHORT) for each in findings]
+    saved, allocated = _words.how(findings, "saved"), _words.how(findings, "allocated")
+    return [
+        Column(("", "arm"), [each.arm for each in cells]),
+        Column(("saved", saved), [_differing(*each.saved) for each in cells], right=True),
+        Column(("allocated", allocated), [_differing(*each.allocated) for each in cells], right=True),
+        *_steps(findings),
+        Column(("", "verdict"), [each.verdict for each in cells]),
+    ]
+
+
+def _bare(findings: list[Finding]) -> list[Column]:
+    """Say measured sizes alone; what was expected instead stands with the reasons below."""
+    cells = [_words.cells(each, _words.BARE) for each in findings]
+    columns = _merged(findings)
+    columns[1] = replace(columns[1], cells=[each.saved[1] for each in cells])
+    columns[2] = replace(columns[2], cells=[each.allocated[1] for each in cells])
+    return columns
+
+
+def _shortened(column: Column, by: int) -> Column:
+    width = max(LEAST_NAME, column.width - by)
+    return replace(column, cells=[_cut(cell, width) for cell in column.cells])
+
+
+def _differing(expected: str, measured: str) -> str:
+    return measured if measured == expected else f"{measured}, not {expected}"
+
+
+def _steps(findings: list[Finding]) -> list[Column]:
+    if not _card.fills(findings):
+        return []
+    return [Column(("", "steps"), [_card.survived(each) for each in findings], right=True)]
+
+
+def _total(columns: Sequence[Column]) -> int:
+    return sum(column.width for column in columns) + GAP * (len(columns) - 1)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _table(columns: list[Column], findings: list[Finding]) -> Table:
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim")
+    for column in columns:
+        head = "\n".join(column.head)
+        table.add_column(head, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
+    for index, finding in enumerate(findings):
+        row = [Text(column.cells[index]) for column in columns]
+        row[-1].stylize(STYLES[finding.status])
+        table.add_row(*row)
+    return table
+
+
+def _folded(console: Console, text: str, style: str) -> None:
+    for line in fold(text, console.width):
+        console.print(Text(line, style), no_wrap=True)
