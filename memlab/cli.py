@@ -167,6 +167,8 @@ def _measure(plan: options.Plan, device: str | None, timeout: float, view: View)
 
     view.say("loading torch")
     isolate.prepare()
+    import memlab.measure  # noqa: F401  (Job lives there: torch is loaded here while the server loads it too)
+
     try:
         device = device or isolate.ask(doctor.best_device)
         machine = isolate.ask(doctor.machine, device)
@@ -223,5 +225,6 @@ def doctor(given: argparse.Namespace) -> int:
     from memlab import doctor
     from memlab.show import _doctor
 
-    _doctor.show(doctor.examine(), sys.stdout)
-    return HOLDS
+    examination = doctor.examine()
+    _doctor.show(examination, sys.stdout)
+    return HOLDS if any(each.how == doctor.MEASURED for each in examination.abilities) else NOT_ALL_HOLD

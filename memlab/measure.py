@@ -15,7 +15,7 @@ from memlab.allocator import Allocator
 from memlab.experiment import Arm, Experiment, Lines, Sizes, load, summarise
 from memlab.probes import Probe, Unavailable
 from memlab.probes import cuda as cuda_probe
-from memlab.probes.cuda import Cuda
+from memlab.probes.cuda import BackwardThread, Cuda
 from memlab.probes.host import Host
 from memlab.probes.nvml import Nvml
 from memlab.probes.saved import Saved
@@ -119,8 +119,10 @@ class _Run:
     ) -> None:
         self.experiment, self.arm, self.sizes, self.device = experiment, arm, sizes, device
         self.job, self.finding, self.emit = job, finding, emit
+        self.backward_thread: BackwardThread | None = None
         if device.type == "cuda":
             cuda_probe.warm_up(device)
+            self.backward_thread = BackwardThread(device)
         self.finding.card = self._card_bytes()
         self.card = Allocator(total=self.finding.card or UNLIMITED) if device.type != "cuda" else None
 
@@ -137,6 +139,7 @@ class _Run:
                 self.saved = stack.enter_context(Saved(storages))
                 self.probes: list[Probe] = [self.saved, storages, *self._other_probes(stack, storages)]
                 self._judge(self._resume(material))
+            self._settle()
             self.finding.left = self.saved.bytes
             if self.finding.status == HOLDS and self.finding.left != self.arm.left(self.sizes):
                 self._refute(f"{self.finding.left:,} B stay saved after the arm has ended")
@@ -200,9 +203,14 @@ class _Run:
         finally:
             arm.close()
 
-    def _record(self, step: int) -> None:
-        if self.device.type == "cuda":
+    def _settle(self) -> None:
+        """Let what was dropped be gone before anything is read: kernels finished, the backward thread idle."""
+        if self.backward_thread is not None:
+            self.backward_thread.settle()
             torch.cuda.synchronize(self.device)
+
+    def _record(self, step: int) -> None:
+        self._settle()
         row = {"step": step}
         for probe in self.probes:
             if not isinstance(probe, Host) or step <= HOST_STEPS or step == self.finding.steps:

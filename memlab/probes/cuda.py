@@ -96,6 +96,24 @@ def warm_up(device: torch.device) -> None:
     torch.cuda.synchronize(device)
 
 
+class BackwardThread:
+    """The thread of torch that runs backward on one device, and may still hold what it ran last.
+
+    After ``autograd.grad(..., create_graph=True)``, or a backward that raised, it keeps the finished task, and with it
+    memory that Python code has dropped, until it gets the interpreter lock again. A trivial task makes it let go.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        with torch._C._DisableTorchDispatch():
+            self._leaf = torch.ones(1, device=device, requires_grad=True)
+            self._view, self._one = self._leaf.view(1), torch.ones(1, device=device)
+
+    def settle(self) -> None:
+        """Return when the thread has let go of what it ran before. Allocates nothing."""
+        with torch._C._DisableTorchDispatch():
+            torch.autograd.grad(self._view, self._leaf, self._one, retain_graph=True)
+
+
 def computes(device: torch.device) -> bool:
     """Tell whether kernels on ``device`` compute: on an emulated device every value reads back as zero."""
     return bool(torch.ones(1, device=device).add(1).item() == 2)

@@ -1,13 +1,13 @@
-"""What stands below the lines of an experiment: the card's story, the reasons, where the bytes are."""
+"""What stands below the lines of an experiment: the card's story and the reasons."""
 
 from __future__ import annotations
 
 from memlab.report import Finding
-from memlab.show import _card, _reasons, _reconcile
+from memlab.show import _card, _reasons
 from memlab.show._columns import Block
 
 
 def blocks(findings: list[Finding]) -> list[Block]:
     """Return the blocks of one experiment's findings."""
     stories = [_card.story(finding) for finding in findings]
-    return [each for each in (*stories, *_reasons.blocks(findings), _reconcile.block(findings)) if each is not None]
+    return [each for each in (*stories, *_reasons.blocks(findings)) if each is not None]

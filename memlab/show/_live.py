@@ -75,18 +75,17 @@ class _Running:
 
     def line(self, name: str, width: int) -> str:
         """Return the line of this arm; bar and curve share what the numbers leave of ``width``."""
-        step, steps = self.row.get("step", 0), self.row.get("steps", 0)
-        done = (
-            f"died at {self.died}"
-            if self.died
-            else f"step {step}"
-            if self.card or not steps
-            else f"step {step}/{steps}"
-        )
-        numbers = f"{format_bytes(self.held[-1]):>11}  {done:<10}  {self._each():<16}"
+        numbers = f"{format_bytes(self.held[-1]):>11}  {self._done():<10}  {self._each():<16}"
         room = max(4, min(24, (width - len(name) - len(numbers) - 6) // 2))
-        part, whole = (self.held[-1], self.card) if self.card else (step, steps)
-        return f"{name}  {bar(part, whole, room)}{numbers}  {curve(self.held, self.card, room)}"
+        part, whole = (self.held[-1], self.card) if self.card else (self.row.get("step", 0), self.row.get("steps", 0))
+        drawn = bar(part, whole, room) if whole else ""
+        return f"{name}  {drawn}{numbers}  {curve(self.held, self.card, room)}"
+
+    def _done(self) -> str:
+        if self.died is not None:
+            return f"died at {self.died}"
+        step, steps = self.row.get("step", 0), self.row.get("steps", 0)
+        return f"step {step}/{steps}" if steps and not self.card else f"step {step}"
 
     def _each(self) -> str:
         if len(self.steps) < 2 or self.steps[-1] == self.steps[-2] or self.held[-1] == self.held[-2]:

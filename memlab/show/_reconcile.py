@@ -15,7 +15,7 @@ def block(findings: list[Finding]) -> Block | None:
         return None
     fullest = max(known, key=lambda each: each.rows[-1]["allocated"])
     step = fullest.rows[-1].get("step", len(fullest.rows))
-    return Block(f"Where the card's bytes are at step {step} of {clean(fullest.arm)}", sums(fullest), right=(1,))
+    return Block(f"Where the card's bytes are at step {step} of {clean(fullest.name)}", sums(fullest), right=(1,))
 
 
 def _known(finding: Finding) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from memlab.report import Finding, Report
-from memlab.show import _card, _words
+from memlab.show import _card, _reconcile, _words
+from memlab.show._columns import Block
 from memlab.show._details import blocks
 
 
@@ -14,11 +15,16 @@ def show(report: Report, out: TextIO) -> None:
     for name, findings in report.by_experiment():
         out.write(f"## {_escape(name)}\n\n{_escape(findings[0].claim)}\n\n")
         out.write("\n".join(_table(findings)) + "\n\n")
-        for block in blocks(findings):
-            out.write("\n".join(["```text", block.heading, *block.below(), "```"]) + "\n\n")
+        out.write("".join(map(_fenced, blocks(findings))))
+    if where := _reconcile.block(report.findings):
+        out.write(_fenced(where))
     for note in _words.notes(report):
         out.write(f"{_escape(note)}\n\n")
     out.write(f"**{_words.summary(report)}**\n\n{_escape(_words.machine(report))}\n")
+
+
+def _fenced(block: Block) -> str:
+    return "\n".join(["```text", block.heading, *block.below(), "```", "", ""])
 
 
 def _table(findings: list[Finding]) -> list[str]:

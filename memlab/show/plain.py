@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from memlab.report import Finding, Report
-from memlab.show import _card, _words
+from memlab.show import _card, _reconcile, _words
 from memlab.show._columns import align
 from memlab.show._details import blocks
 
@@ -16,6 +16,8 @@ def show(report: Report, out: TextIO) -> None:
     for _, findings in report.by_experiment():
         for block in blocks(findings):
             lines += ["", block.heading, *block.below()]
+    where = _reconcile.block(report.findings)
+    lines += ["", where.heading, *where.below()] if where else []
     for line in [*lines, "", *_words.notes(report), _words.summary(report), _words.machine(report)]:
         out.write(line + "\n")
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from memlab.report import FAILED, HOLDS, REFUTED, SKIPPED, STATUSES, Finding, Report
-from memlab.show import _card, _words
-from memlab.show._columns import align, fold
+from memlab.show import _card, _reconcile, _words
+from memlab.show._columns import Block, align, fold
 from memlab.show._details import blocks
 
 STYLES = {HOLDS: "green", REFUTED: "bold red", SKIPPED: "yellow", FAILED: "bold red"}
@@ -43,6 +43,8 @@ def show(report: Report, out: TextIO) -> None:
     console = Console(file=out, markup=False, highlight=False, emoji=False)
     for name, findings in report.by_experiment():
         _experiment(console, name, findings)
+    if where := _reconcile.block(report.findings):
+        _block(console, where)
     _overview(console, report)
     notes = _words.notes(report)
     if notes:
@@ -65,10 +67,14 @@ def _experiment(console: Console, name: str, findings: list[Finding]) -> None:
     for line in _legend(layout, columns):
         _folded(console, line, "dim")
     for block in blocks(findings):
-        console.print()
-        _folded(console, block.heading, STYLES.get(block.status, "bold"))
-        for line in block.below(console.width):
-            console.print(Text(line), no_wrap=True, overflow="ellipsis")
+        _block(console, block)
+
+
+def _block(console: Console, block: Block) -> None:
+    console.print()
+    _folded(console, block.heading, STYLES.get(block.status, "bold"))
+    for line in block.below(console.width):
+        console.print(Text(line), no_wrap=True, overflow="ellipsis")
 
 
 def _overview(console: Console, report: Report) -> None:
