@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memlab.measure import Job
+    from memlab.job import Job
 
 _PAUSE = 0.02  # seconds between two rows that are sent: fifty a second are enough for an eye
 _NOBODY_LISTENS = (BrokenPipeError, ConnectionResetError)

@@ -167,8 +167,6 @@ def _measure(plan: options.Plan, device: str | None, timeout: float, view: View)
 
     view.say("loading torch")
     isolate.prepare()
-    import memlab.measure  # noqa: F401  (Job lives there: torch is loaded here while the server loads it too)
-
     try:
         device = device or isolate.ask(doctor.best_device)
         machine = isolate.ask(doctor.machine, device)

@@ -90,13 +90,13 @@ class Experiment:
 
     def arm(self, name: str) -> Arm:
         """Return the arm called ``name``. Raises `Unknown` with the nearest names."""
-        found: Arm = _pick({arm.name: arm for arm in self.arms}, name, "arm")
+        found: Arm = pick({arm.name: arm for arm in self.arms}, name, "arm")
         return found
 
     def with_sizes(self, changed: Mapping[str, int], device: str) -> Sizes:
         """Return the sizes with ``changed`` applied. Raises ValueError for unknown names and sizes below 1."""
         for name, value in changed.items():
-            _pick(dict(self.sizes), name, "size")
+            pick(dict(self.sizes), name, "size")
             if value < 1:
                 raise ValueError(f"the size {name} must be at least 1, not {value}")
         return Sizes({**self.sizes, **changed}, device)
@@ -106,7 +106,8 @@ class Unknown(ValueError):
     """A name that does not exist; the text names the nearest ones that do."""
 
 
-def _pick(known: Mapping[str, Any], name: str, what: str) -> Any:
+def pick(known: Mapping[str, Any], name: str, what: str) -> Any:
+    """Return ``known[name]``. Raises `Unknown`, which says that there is no such ``what`` and names the nearest."""
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
@@ -137,7 +138,7 @@ def find(name: str) -> Path:
         if not path.is_file():
             raise Unknown(f"there is no file {name}")
         return path.resolve()
-    return Path(_pick(files(), name, "experiment"))
+    return Path(pick(files(), name, "experiment"))
 
 
 def load(path: Path) -> Experiment:

@@ -18,7 +18,7 @@ from memlab import child as child_side
 from memlab.report import FAILED
 
 if TYPE_CHECKING:
-    from memlab.measure import Job
+    from memlab.job import Job
     from memlab.report import Finding
 
 TIMEOUT = 300.0
@@ -26,7 +26,7 @@ T = TypeVar("T")
 OnRow = Callable[["Job", dict[str, int]], None]
 OnText = Callable[["Job", str], None]
 OnFinding = Callable[["Job", "Finding"], None]
-_PRELOAD = ["torch", "torch._dynamo", "memlab.measure"]  # dispatch modes import _dynamo, a second of work, at first use
+_PRELOAD = ["torch", "memlab.measure"]
 
 
 def run(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from memlab.allocator import Allocator
-from memlab.experiment import Arm, Experiment, Lines, Sizes, load, summarise
+from memlab.experiment import Arm, Experiment, Lines, Sizes, load
+from memlab.job import Job
 from memlab.probes import Probe, Unavailable
 from memlab.probes import cuda as cuda_probe
 from memlab.probes.cuda import BackwardThread, Cuda
@@ -30,44 +29,6 @@ HOST_STEPS = 10  # the unique set size takes the kernel milliseconds: rows after
 LONGEST = 100_000  # steps after which a prediction gives up
 
 Emit = Callable[[dict[str, int]], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One arm to measure, as plain data.
-
-    Attributes:
-        path: the experiment's file.
-        arm: the arm's name.
-        device: ``"cpu"`` or ``"cuda[:index]"``.
-        card: bytes of the card, None for the experiment's own.
-        steps: how many, None for the experiment's own.
-        sizes: sizes that differ from the experiment's own.
-        seed: for ``torch.manual_seed``.
-    """
-
-    path: Path
-    arm: str
-    device: str = "cpu"
-    card: int | None = None
-    steps: int | None = None
-    sizes: dict[str, int] = field(default_factory=dict)
-    seed: int = 0
-
-    def finding(self, status: str = SKIPPED, reason: str = "") -> Finding:
-        """Return a finding that knows only what the job knows."""
-        summary = summarise(self.path)
-        return Finding(
-            experiment=self.path.stem,
-            arm=self.arm,
-            title=summary.arms.get(self.arm, self.arm),
-            claim=summary.claim,
-            status=status,
-            reason=reason,
-            device=self.device,
-            sizes=dict(self.sizes),
-            seed=self.seed,
-        )
 
 
 def measure(job: Job, emit: Emit = lambda row: None) -> Finding:
@@ -182,6 +143,8 @@ class _Run:
                 stack.enter_context(probe)
                 opened.append(probe)
                 word = "simulated" if isinstance(probe, Simulated) else "measured"
+                if isinstance(probe, Nvml) and "nvml_process" not in probe.read():
+                    word = f"not available: {probe.notes[0]}"
             except Unavailable as error:
                 word = f"not available: {error}"
             sources.update(dict.fromkeys(columns, word))
@@ -219,7 +182,8 @@ class _Run:
             row["unsplit"] = cuda_probe.unsplit_bytes(self.device)
         self.finding.rows.append(row)
         self.finding.expected.append(self._expect(step))
-        self.emit(row)
+        card = {"card": self.finding.card or 0, "base_allocated": self.finding.base["allocated"]}
+        self.emit(row | card | {"steps": self.finding.steps})  # what a live view needs to draw the row
 
     def _expect(self, step: int) -> dict[str, int]:
         saved, allocated = self.arm.saved(self.sizes, step), self.arm.allocated(self.sizes, step)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memlab import experiment
-from memlab.experiment import _pick as pick
+from memlab.experiment import pick
 from memlab.units import format_bytes, parse_size
 
 if TYPE_CHECKING:
-    from memlab.measure import Job
+    from memlab.job import Job
 
 STDOUT = "-"
 ALL = "all"
@@ -120,7 +120,7 @@ class Plan:
     seed: int = 0
 
     def jobs(self, device: str) -> list[Job]:
-        from memlab.measure import Job
+        from memlab.job import Job
 
         return [Job(path, arm, device, self.card, self.steps, dict(self.sizes), self.seed) for path, arm in self.arms]
 

@@ -154,6 +154,21 @@ def test_the_cheap_properties_are_the_stats() -> None:
     assert card.requested == stats["requested_bytes.all.current"] == 5 * MIB + 700
 
 
+def test_a_peak_is_seen_at_once_and_outlives_what_made_it() -> None:
+    card = Allocator()
+    first = card.malloc(5 * MIB)
+    assert card.peak_allocated == 5 * MIB
+    card.record_stream(first, 1)
+    card.events_done = False
+    card.free(first)
+    card.malloc(700)  # active: both
+    card.events_done = True
+    card.malloc(100)  # the first is done before this one rises
+    peaks = ("active.all.peak", "active_bytes.all.peak", "requested_bytes.all.peak", "allocated_bytes.all.peak")
+    assert stat(card, *peaks) == [2, 5 * MIB + 1024, 5 * MIB + 700, 5 * MIB]
+    assert stat(card, "active_bytes.small_pool.peak", "active_bytes.large_pool.peak") == [1024 + 512, 5 * MIB]
+
+
 def test_memory_stats_has_torchs_keys() -> None:
     keys = list(Allocator().memory_stats())
     assert len(keys) == 123 and keys == sorted(keys)

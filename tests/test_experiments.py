@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from memlab import experiment
 from memlab import measure as measuring
-from memlab.measure import Job, measure
+from memlab.job import Job
+from memlab.measure import measure
 from memlab.probes import Unavailable
 from memlab.probes.host import Host
 

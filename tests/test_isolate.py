@@ -9,7 +9,7 @@ import samples
 import torch
 
 from memlab import isolate
-from memlab.measure import Job
+from memlab.job import Job
 from memlab.report import FAILED, HOLDS, REFUTED
 
 DEATHS = {

@@ -68,7 +68,7 @@ Pair = tuple[Stat, Stat]  # the Stat of all blocks and the Stat of one pool, whi
 
 
 def increase(pair: Pair, amount: int) -> None:
-    # Stat.increase twice, written out: malloc comes here five times.
+    # Stat.increase twice, written out: malloc and free come here all the time.
     everything, pool = pair
     current = everything.current = everything.current + amount
     if current > everything.peak:
@@ -187,7 +187,7 @@ class DeviceStats:
             self._settle_active(pool)
 
     def _settle_active(self, pool: PoolStats) -> None:
-        """Some blocks wait for events. While none does, active is what is allocated, and so are its peaks (_peaks)."""
+        """Some blocks wait for events. While none does, active is what is allocated, and so are its peaks (_peaks_of)."""
         other = pool.other
         for peaks, pools in ((pool.peaks, (pool,)), (self.peaks, (pool, other))):
             peaks.active = max(peaks.active, sum(each.mallocs - each.done for each in pools))
@@ -197,25 +197,21 @@ class DeviceStats:
         small, large = getattr(self.small_pool, name), getattr(self.large_pool, name)
         return [small + large, small, large]
 
-    def _peaks(self, family: str) -> list[int]:
+    def _peaks(self) -> list[Peaks]:
+        return [self.peaks, self.small_pool.peaks, self.large_pool.peaks]
+
+    def _peaks_of(self, family: str) -> list[int]:
         at_least = {"active": "allocation", "active_bytes": "allocated_bytes"}.get(family, family)
-        scopes = (self.peaks, self.small_pool.peaks, self.large_pool.peaks)
-        return [max(getattr(peaks, family), getattr(peaks, at_least)) for peaks in scopes]
+        return [max(getattr(peaks, family), getattr(peaks, at_least)) for peaks in self._peaks()]
 
     def _stats(self) -> list[Stat]:
         return [*chain(*self.stats.values()), self.oversize_allocations, self.oversize_segments]
 
     def reset_peak(self) -> None:
-        self.rising = None
         for stat in self._stats():
             stat.reset_peak()
         for family, (up, down) in IN_USE.items():
-            for peaks, risen, fallen in zip(
-                (self.peaks, self.small_pool.peaks, self.large_pool.peaks),
-                self._totals(up),
-                self._totals(down),
-                strict=True,
-            ):
+            for peaks, risen, fallen in zip(self._peaks(), self._totals(up), self._totals(down), strict=True):
                 setattr(peaks, family, risen - fallen)
 
     def reset_accumulated(self) -> None:
@@ -235,7 +231,13 @@ class DeviceStats:
         for name, stat in stats.items():
             found |= _parts(name, stat.allocated, stat.freed, stat.current, stat.peak)
         for family, (up, down) in IN_USE.items():
-            rows = (self._totals(up), self.at_reset[up], self._totals(down), self.at_reset[down], self._peaks(family))
+            rows = (
+                self._totals(up),
+                self.at_reset[up],
+                self._totals(down),
+                self.at_reset[down],
+                self._peaks_of(family),
+            )
             for scope, risen, risen_before, fallen, fallen_before, peak in zip(SCOPES, *rows, strict=True):
                 name = f"{family}.{scope}"
                 found |= _parts(name, risen - risen_before, fallen - fallen_before, risen - fallen, peak)

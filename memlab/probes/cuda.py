@@ -78,8 +78,12 @@ def limit(device: torch.device, size: str | int) -> int:
 
 def unsplit_bytes(device: torch.device) -> int:
     """Return what allocated bytes hold beyond 512-byte rounding: blocks handed out whole, not worth splitting."""
+    try:
+        segments = torch.cuda.memory._snapshot(device)["segments"]
+    except RuntimeError as error:  # backend:cudaMallocAsync has no blocks to show
+        raise Unavailable(f"this allocator shows no blocks: {error}") from None
     slack = 0
-    for segment in torch.cuda.memory._snapshot(device)["segments"]:
+    for segment in segments:
         if segment["device"] == (device.index or 0):
             for block in segment["blocks"]:
                 if block["state"].startswith("active"):

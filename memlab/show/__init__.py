@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
-from memlab.experiment import _pick as pick
+from memlab.experiment import pick
 
 if TYPE_CHECKING:
     from memlab.report import Report

@@ -15,7 +15,7 @@ from memlab.units import format_bytes
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from memlab.measure import Job
+    from memlab.job import Job
     from memlab.report import Finding
 
 
