@@ -46,7 +46,7 @@ BARS = {
 }
 
 
-SHAPES = {32: (4, 16), 128: (8, 64), 256: (8, 128)}  # batch and sequence: a tiny, a small and a large step
+SHAPES = {32: (8, 16), 128: (8, 64), 256: (8, 128)}  # batch and sequence: a tiny, a small and a large step
 
 
 def make_step(width: int, device: str) -> Callable[[], None]:

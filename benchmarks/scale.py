@@ -40,9 +40,21 @@ def seconds(count: int, *, watched: bool) -> float:
     return taken
 
 
-def microseconds_each(count: int, repeats: int = 3) -> float:
-    differences = [seconds(count, watched=True) - seconds(count, watched=False) for _ in range(repeats)]
-    return 1e6 * statistics.median(differences) / count
+def cost(count: int) -> float:
+    """Microseconds that watching adds to each saved tensor; small counts are repeated until they make 10^5."""
+    repeats = max(1, 100_000 // count)
+    bare = sum(seconds(count, watched=False) for _ in range(repeats))
+    watched = sum(seconds(count, watched=True) for _ in range(repeats))
+    return 1e6 * (watched - bare) / (count * repeats)
+
+
+def costs(rounds: int) -> dict[int, float]:
+    """Every count takes its turn in each round, so that a machine that slows down slows all of them."""
+    taken: dict[int, list[float]] = {count: [] for count in COUNTS}
+    for _ in range(rounds):
+        for count in COUNTS:
+            taken[count].append(cost(count))
+    return {count: statistics.median(each) for count, each in taken.items()}
 
 
 def bytes_each(count: int) -> float:
@@ -63,9 +75,10 @@ def main() -> None:
     torch.set_num_threads(1)
     chain(10_000)
     print("\n".join(f"{key}: {value}" for key, value in machine("cpu").items()), end="\n\n")
-    print("| saved tensors | memlab's time each | memlab's memory each |\n|---:|---:|---:|")
-    for count in COUNTS:
-        print(f"| {count:,} | {microseconds_each(count):.2f} us | {bytes_each(count):.0f} B |", flush=True)
+    print("| saved tensors | memlab's time each | to 10,000 | memlab's memory each |\n|---:|---:|---:|---:|")
+    found = costs(rounds=7)
+    for count, each in found.items():
+        print(f"| {count:,} | {each:.2f} us | {each / found[COUNTS[0]]:.2f}x | {bytes_each(count):.0f} B |", flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ _autograd = hook_stack.autograd
 _disable_hooks = _autograd._saved_tensors_hooks_disable
 _enable_hooks = _autograd._saved_tensors_hooks_enable
 _modes = torch._C._len_torch_dispatch_stack
+_NoDispatch = torch._C._DisableTorchDispatch
 _PLAIN = (Tensor, Parameter)
 _OUTPUT_BITS = 12
 _OUTPUT_MASK = (1 << _OUTPUT_BITS) - 1
@@ -187,10 +188,9 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
 
 
 def _detach(tensor: Tensor) -> Tensor:
+    """Detach without any mode, ours or the user's, seeing an operator that the user did not call."""
     if type(tensor) in _PLAIN and _modes():
-        with (
-            torch._C._DisableTorchDispatch()
-        ):  # no mode, ours or the user's, shall see an op that the user did not call
+        with _NoDispatch():
             return tensor.detach()
     return tensor.detach()
 

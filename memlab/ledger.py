@@ -84,9 +84,6 @@ class SavedLedger:
         self._released: deque[Entry] = deque()
         self._release = self._released.append
         self._shared: dict[Any, Any] = {}  # one object for all entries alike
-        self._pending: list[Entry] = []
-        if storages is not None:
-            storages.listeners.append(self._name_pending)
 
     def add(self, tensor: Tensor, kind: str | None = None) -> Entry | None:
         """Count one more saved tensor; whoever keeps it calls ``entry.release(entry)`` when it goes. Hot path."""
@@ -111,8 +108,10 @@ class SavedLedger:
         entry.like = share(like, like)
         entry.op, entry.release = None, self._release
         entry.kind = kind = kind or self._kind(tensor, key, entry)
-        site = origins.user_code(sys._getframe(2)) if self._where else UNKNOWN_SITE
-        entry.site = share((id(site[0]), site[1]), site)  # equal code may stand in two files
+        entry.site = UNKNOWN_SITE
+        if self._where:
+            site = origins.user_code(sys._getframe(2))
+            entry.site = share((id(site[0]), site[1]), site)  # equal code may stand in two files
         self._entries[key] = entry
         if kind not in GIVEN:
             self._current += nbytes
@@ -123,22 +122,31 @@ class SavedLedger:
     def _kind(self, tensor: Tensor, key: int, entry: Entry) -> str:
         # tensor.grad_fn is not asked: from torch 2.13 on, a node that Python has seen is freed recursively, so a chain
         # of 50,000 such nodes overflows the stack when it goes.
-        made = self._storages.made(key) if self._storages is not None else None
+        storages = self._storages
+        made = None if storages is None else storages.made(key)
+        just_made = made is not None and made.sequence == _sequence_nr()
         if made is not None and made.kind is not None:
             kind = made.kind
-        elif _is_parameter(tensor):
-            kind = "parameter"
         elif tensor.is_leaf:
-            kind = self._leaf_kind(tensor, key, made)
-        elif self._storages is not None and made is None:
+            kind = "parameter" if _is_parameter(tensor) else self._leaf_kind(tensor, key, made)
+        elif tensor._is_view() and (base := tensor._base) is not None and (base.is_leaf or _is_parameter(base)):
+            kind = self._view_kind(base, made)
+        elif made is None and storages is not None:
             kind = "activation" if _is_compiled(tensor) else "input"
-        elif self._storages is None and tensor._is_view() and tensor._base is not None and tensor._base.is_leaf:
-            kind = "input"
         else:
-            kind = "own output" if made is not None and made.sequence == _sequence_nr() else "activation"
-        if self._storages is not None:
-            self._note_op(entry, fresh=made is not None and made.sequence == _sequence_nr())
+            kind = "own output" if just_made else "activation"
+        if storages is None:
+            return kind
+        if just_made:  # saved after its op ran, before the next node was made
+            entry.op = storages.last_op
+        else:  # saved before its op runs: the next one dispatched names it
+            storages.waiting.append(entry)
         return kind
+
+    def _view_kind(self, base: Tensor, made: Made | None) -> str:
+        if _is_parameter(base):
+            return "parameter"
+        return "input" if made is None else "activation"
 
     def _leaf_kind(self, tensor: Tensor, key: int, made: Made | None) -> str:
         # A tensor that neither Python nor another tensor shares was made by the op that saves it, seen or not: a mask,
@@ -146,19 +154,6 @@ class SavedLedger:
         if sys.getrefcount(tensor) <= origins.UNHELD_REFERENCES and _tensors_of(key, in_hand=True) == 1:
             return "mask or statistic"
         return "input" if made is None else "activation"
-
-    def _note_op(self, entry: Entry, *, fresh: bool) -> None:
-        assert self._storages is not None
-        if fresh:  # saved after its op ran, before the next node was made
-            entry.op = self._storages.last_op
-        else:  # saved before its op runs: the next one dispatched names it
-            self._pending.append(entry)
-
-    def _name_pending(self, op: Any) -> None:
-        if self._pending:
-            for entry in self._pending:
-                entry.op = op
-            self._pending.clear()
 
     def _settle(self) -> None:
         released = self._released
@@ -248,10 +243,9 @@ def group_lines(lines: Iterable[Line], what: str) -> dict[str, int]:
 
 
 def _is_parameter(tensor: Tensor) -> bool:
-    if isinstance(tensor, Parameter):
-        return True
-    base = tensor._base if tensor._is_view() else None
-    return base is not None and isinstance(base, Parameter)
+    kind = type(tensor)
+    # isinstance runs Python code of Parameter's metaclass: not for the usual types.
+    return kind is Parameter or (kind is not Tensor and isinstance(tensor, Parameter))
 
 
 def _is_compiled(tensor: Tensor) -> bool:

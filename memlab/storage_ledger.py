@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,20 +37,21 @@ class StorageLedger:
     def __init__(self, card: Allocator | None = None) -> None:
         self.card = card
         self.last_op: Any = None
-        self.listeners: list[Callable[[Any], None]] = []
+        self.waiting: list[Any] = []  # entries that were saved for the operator that runs next
         self.blind: set[str] = set()
         self._current = 0
         self._peak = 0
         self._live: dict[int, Made] = {}
         self._released: deque[Any] = deque()
 
-    def before_op(self, op: Any) -> None:
+    def name_waiting(self, op: Any) -> None:
         """An operator is about to run: what was saved since the last one was saved for it."""
-        for listener in self.listeners:
-            listener(op)
+        for entry in self.waiting:
+            entry.op = op
+        self.waiting.clear()
 
     def see(self, tensor: Tensor, op: Any, *, fresh: bool) -> None:
-        """Account for an operator's output; ``fresh`` when its schema says that it aliases no input. Hot path.
+        """Account for an operator's output; ``fresh`` when it is a storage of its own. Hot path.
 
         Raises:
             torch.OutOfMemoryError: a simulated card cannot hold it; the text is the caching allocator's.

@@ -187,7 +187,7 @@ class DeviceStats:
             self._settle_active(pool)
 
     def _settle_active(self, pool: PoolStats) -> None:
-        """Some blocks wait for events. While none does, active is what is allocated, and so are its peaks (_peaks_of)."""
+        """Some blocks wait for events. While none does, active is what is allocated, peaks included (_peaks_of)."""
         other = pool.other
         for peaks, pools in ((pool.peaks, (pool,)), (self.peaks, (pool, other))):
             peaks.active = max(peaks.active, sum(each.mallocs - each.done for each in pools))

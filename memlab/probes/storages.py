@@ -18,9 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from memlab.allocator import Allocator
 from memlab.storage_ledger import StorageLedger
 
+# What an operator's outputs are, by its schema: storages of its own, views of its inputs, the inputs it writes to; or
+# not known, for operators outside aten that may break their schema's promise.
+FRESH, VIEW, WRITTEN, DOUBTFUL = range(4)
+_known: dict[int, tuple[Any, Any, int]] = {}  # by id, for an operator's own hash is Python code; kept, so ids stay
+
 # Their schemas promise a fresh output, but they return an alias of their input.
 _ALIASING = {"aten::_unsafe_view", "aten::_reshape_alias", "aten::lift", "aten::_reshape_from_tensor"}
-_fresh_outputs: dict[Any, bool] = {}
 
 
 class _Mode(TorchDispatchMode):
@@ -40,30 +44,39 @@ class _Mode(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         ledger = self.ledger
-        ledger.before_op(func)
-        out = func(*args, **kwargs) if kwargs else func(*args)
-        fresh = _fresh_outputs.get(func)
-        if fresh is None:
-            fresh = _fresh_outputs[func] = _is_fresh(func)
-        if isinstance(out, Tensor):
-            ledger.see(out, func, fresh=fresh and not _is_alias(func, out, args))
-        elif isinstance(out, (tuple, list)):
-            for each in out:
-                if isinstance(each, Tensor):
-                    ledger.see(each, func, fresh=fresh and not _is_alias(func, each, args))
+        if ledger.waiting:
+            ledger.name_waiting(func)
+        known = _known.get(id(func))
+        if known is None:
+            known = _known[id(func)] = (func, _call_of(func), _outputs_of(func))
+        _, call, outputs = known
+        out = call(*args, **kwargs) if kwargs else call(*args)
+        if outputs != VIEW:
+            if isinstance(out, Tensor):
+                ledger.see(out, func, fresh=outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args)))
+            elif isinstance(out, (tuple, list)):
+                for each in out:
+                    if isinstance(each, Tensor):
+                        fresh = outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(each, args))
+                        ledger.see(each, func, fresh=fresh)
         return out
 
 
-def _is_fresh(func: Any) -> bool:
-    if not isinstance(func, OpOverload):
-        return True
-    return all(returned.alias_info is None for returned in func._schema.returns) and func._schema.name not in _ALIASING
+def _call_of(func: Any) -> Any:
+    """Return what OpOverload.__call__ calls: one Python frame less for each operator."""
+    return func._op if type(func) is OpOverload else func
 
 
-def _is_alias(func: Any, out: Tensor, args: tuple[Any, ...]) -> bool:
-    """Operators outside aten may break their schema's promise: look whether the output is an input's storage."""
-    if getattr(func, "namespace", "aten") == "aten":
-        return False
+def _outputs_of(func: Any) -> int:
+    if not isinstance(func, OpOverload) or func.namespace != "aten":
+        return DOUBTFUL
+    aliases = [returned.alias_info for returned in func._schema.returns]
+    if any(alias is not None and alias.is_write for alias in aliases):
+        return WRITTEN
+    return VIEW if any(alias is not None for alias in aliases) or func._schema.name in _ALIASING else FRESH
+
+
+def _is_alias(out: Tensor, args: tuple[Any, ...]) -> bool:
     return any(isinstance(each, Tensor) and _key(each) == _key(out) for each in args)
 
 
