@@ -1,0 +1,45 @@
+"""The subcommands of the command line, one file each: a new file is a new command, and nothing else is edited.
+
+A command's module has a docstring, whose first line is its help; ``add_options(parser)``; and ``command(given)``, which
+returns the exit code. Importing it imports neither torch nor rich.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+from typing import Protocol, TextIO
+
+from memlab import show as showing  # this package has a module called show
+from memlab.options import wrong
+
+HOLDS, NOT_ALL_HOLD, WRONG_USE, INTERRUPTED, NOBODY_READS = 0, 1, 2, 130, 141
+
+
+class Command(Protocol):
+    """What a module in this package offers."""
+
+    __doc__: str | None
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def command(self, given: argparse.Namespace) -> int: ...
+
+
+def commands() -> dict[str, Command]:
+    """Return ``{name: command}`` in the order of their names."""
+    names = sorted(each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_"))
+    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+
+
+def add_way(parser: argparse.ArgumentParser) -> None:
+    """Add ``--show``."""
+    ways = ", ".join(showing.ways())
+    parser.add_argument("--show", metavar="HOW", help=f"{ways} (default: table at a terminal, plain in a pipe)")
+
+
+def way(given: argparse.Namespace, stream: TextIO) -> showing.Show:
+    """Return the way of showing that ``--show`` names, or the one that suits ``stream``."""
+    with wrong():
+        return showing.way(given.show or showing.default(stream))

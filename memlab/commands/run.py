@@ -1,0 +1,81 @@
+"""Measure experiments: every arm in a process of its own, against its closed form."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memlab import options, show
+from memlab.commands import HOLDS, NOT_ALL_HOLD, add_way, way
+from memlab.options import Wrong
+
+if TYPE_CHECKING:
+    from memlab.report import Report
+    from memlab.show._live import View
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="NAME", help="an experiment, its file, or all")
+    parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cuda if torch can use it, else cpu)")
+    parser.add_argument("--card", metavar="SIZE", help="the GPU memory to respect, such as '64 MiB'")
+    parser.add_argument("--steps", metavar="N", help="steps of each arm (default: the experiment's own)")
+    parser.add_argument("--set", metavar="SIZE=N", action="append", default=[], help="change a size (repeatable)")
+    parser.add_argument("--arm", metavar="ARM", action="append", default=[], help="only this arm (repeatable)")
+    parser.add_argument("--seed", metavar="N", default="0", help="for torch.manual_seed (default: 0)")
+    parser.add_argument("--timeout", metavar="S", default="300", help="seconds that one arm may take (default: 300)")
+    parser.add_argument("--json", metavar="OUT", help="save the report here; - is stdout, with nothing else on it")
+    add_way(parser)
+
+
+def command(given: argparse.Namespace) -> int:
+    from memlab.show import _live
+
+    show_report, destination = way(given, sys.stdout), options.destination(given.json)
+    timeout = options.number("--timeout", given.timeout, 1, 10**9)
+    device = None if given.device is None else options.device(given.device)
+    plan = options.Plan(
+        arms=options.arms(options.paths(given.names), given.arm),
+        card=options.card(given.card),
+        steps=None if given.steps is None else options.number("--steps", given.steps, 1, 10**9),
+        sizes=options.sizes(given.set),
+        seed=options.number("--seed", given.seed, 0, options.LARGEST),
+    )
+    with _live.watching(sys.stderr) as view:
+        report = _measure(plan, device, timeout, view)
+    try:
+        _save(report, destination)
+    finally:  # a full disk must not take the findings with it
+        (show.way("json") if given.json == options.STDOUT else show_report)(report, sys.stdout)
+    return HOLDS if report.holds else NOT_ALL_HOLD
+
+
+def _measure(plan: options.Plan, device: str | None, timeout: float, view: View) -> Report:
+    """Measure what is planned; torch is looked at in another process, so that no context of ours is on the card."""
+    from memlab import doctor, isolate
+    from memlab.report import Report
+
+    view.say("loading torch")
+    isolate.prepare()
+    try:
+        device = device or isolate.ask(doctor.best_device)
+        machine = isolate.ask(doctor.machine, device)
+    except isolate.Lost as error:
+        raise Wrong(f"torch does not work here: {error}; see memlab doctor") from None
+    jobs = plan.jobs(device)
+    with contextlib.suppress(isolate.Lost):  # a file that kills its process says so in its findings
+        if complaint := isolate.ask(options.complaint, jobs):
+            raise Wrong(complaint)
+    view.begin(jobs)
+    with options.wrong():
+        return Report(machine, isolate.run(jobs, view.row, view.finding, view.text, timeout=timeout))
+
+
+def _save(report: Report, path: Path | None) -> None:
+    if path is not None:
+        try:
+            report.save(path)
+        except OSError as error:
+            raise Wrong(f"--json {path}: cannot write it: {error.strerror}") from None
