@@ -2,9 +2,9 @@
 
     python benchmarks/scale.py
 
-The cost is the time of a watched forward less that of a bare one, per saved tensor. The memory is what Python allocates
-for memlab (tracemalloc); the detached tensors that stand in for the saved ones take the place of those that autograd
-would have kept.
+The cost is what watching adds to making a chain of so many saved tensors and dropping it again, per saved tensor, with
+Python's garbage collector at work as it comes. The memory is what Python allocates for memlab (tracemalloc); the
+detached tensors that stand in for the saved ones take the place of those that autograd would have kept.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import memlab
 from memlab.doctor import machine
 
 COUNTS = (10_000, 100_000, 1_000_000)
+TOTAL = COUNTS[-1]
 
 
 def chain(count: int) -> torch.Tensor:
@@ -31,21 +32,20 @@ def chain(count: int) -> torch.Tensor:
 
 
 def seconds(count: int, *, watched: bool) -> float:
+    """Seconds for `TOTAL` saved tensors, so many at a time; no collection is forced between, as none is in a loop."""
     gc.collect()
-    with memlab.watch(storages=False) if watched else nullcontext():
-        began = time.perf_counter()
-        y = chain(count)
-        taken = time.perf_counter() - began
-    del y
-    return taken
+    began = time.perf_counter()
+    for _ in range(TOTAL // count):
+        with memlab.watch(storages=False) if watched else nullcontext():
+            y = chain(count)
+        del y
+    return time.perf_counter() - began
 
 
 def cost(count: int) -> float:
-    """Microseconds that watching adds to each saved tensor; small counts are repeated until they make 10^5."""
-    repeats = max(1, 100_000 // count)
-    bare = sum(seconds(count, watched=False) for _ in range(repeats))
-    watched = sum(seconds(count, watched=True) for _ in range(repeats))
-    return 1e6 * (watched - bare) / (count * repeats)
+    """Microseconds that watching adds to each saved tensor."""
+    bare = seconds(count, watched=False)
+    return 1e6 * (seconds(count, watched=True) - bare) / TOTAL
 
 
 def costs(rounds: int) -> dict[int, float]:
@@ -76,7 +76,7 @@ def main() -> None:
     chain(10_000)
     print("\n".join(f"{key}: {value}" for key, value in machine("cpu").items()), end="\n\n")
     print("| saved tensors | memlab's time each | to 10,000 | memlab's memory each |\n|---:|---:|---:|---:|")
-    found = costs(rounds=7)
+    found = costs(rounds=5)
     for count, each in found.items():
         print(f"| {count:,} | {each:.2f} us | {each / found[COUNTS[0]]:.2f}x | {bytes_each(count):.0f} B |", flush=True)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memlab.experiment import Experiment as Experiment
     from memlab.graph import Bill as Bill
     from memlab.graph import bill as bill
-    from memlab.ledger import Line as Line
+    from memlab.lines import Line as Line
     from memlab.report import Finding as Finding
     from memlab.report import Report as Report
     from memlab.unavailable import Unavailable as Unavailable
@@ -33,7 +33,7 @@ _HOMES = {
     "Experiment": "memlab.experiment",
     "Bill": "memlab.graph",
     "bill": "memlab.graph",
-    "Line": "memlab.ledger",
+    "Line": "memlab.lines",
     "Unavailable": "memlab.unavailable",
     "Finding": "memlab.report",
     "Report": "memlab.report",

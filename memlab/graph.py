@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from memlab.hooks import Packed, tensors_in
-from memlab.ledger import GIVEN, Line, group_lines, line_of
+from memlab.lines import GIVEN, Line, group_lines
 from memlab.origins import WRAPPER_REFERENCES
 from memlab.unavailable import Unavailable
 
@@ -199,9 +199,9 @@ class _Walk:
 
     def lines(self) -> Iterator[Line]:
         for key, (tensor, packed, node, name) in self._found.items():
-            if packed is not None and packed.entries:
-                entry = packed.entries[0] if isinstance(packed.entries, tuple) else packed.entries
-                yield line_of(entry, op=node)
+            line = packed.line(node) if packed is not None else None
+            if line is not None:
+                yield line
             else:
                 yield Line(
                     bytes=tensor.untyped_storage().nbytes(),

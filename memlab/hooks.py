@@ -9,7 +9,7 @@ an open ledger and are taken back when the last ledger closes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from torch.nn.parameter import Parameter
 from memlab import hook_stack
 from memlab.hook_stack import Pair
 from memlab.in_place import LEAF, VIEW, in_place_text
-from memlab.ledger import Entry, SavedLedger
+from memlab.ledger import SavedLedger
+from memlab.lines import Line
 
 _autograd = hook_stack.autograd
 _disable_hooks = _autograd._saved_tensors_hooks_disable
@@ -43,19 +44,36 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
+class _Several:
+    """The accounts in which one saved tensor counts, when it is not just one; what it holds there are pairs."""
+
+    def release(self, held: Sequence[tuple[SavedLedger, int]]) -> None:
+        for ledger, key in held:
+            ledger.release(key)
+
+    def line(self, held: Sequence[tuple[SavedLedger, int]], op: str) -> Line:
+        ledger, key = held[0]
+        return ledger.line(key, op)
+
+
+_SEVERAL = _Several()
+
+
 class Packed:
     """What autograd keeps instead of a tensor; its end is the release of the saved tensor.
 
     Attributes:
-        entries: the ledger's entry that it counts in; several where several ledgers are open.
+        account: the ledger that it counts in; or None, or several.
+        held: its storage's key in that ledger; for several, pairs of ledger and key.
         state: the tensor's version when it was saved, and which output of its node it is (or `LEAF`, or `VIEW`), in one
             small number.
         value: the detached tensor, or what the user's pack hook returned.
     """
 
-    __slots__ = ("entries", "state", "value")
+    __slots__ = ("account", "held", "state", "value")
 
-    entries: Entry | tuple[Entry, ...] | None
+    account: Any
+    held: Any
     state: int
     value: Any
 
@@ -67,13 +85,16 @@ class Packed:
     def output(self) -> int:
         return (self.state & _OUTPUT_MASK) + VIEW
 
+    def line(self, op: str) -> Line | None:
+        """Return what the first ledger knows of it; None if none counts it."""
+        return self.account.line(self.held, op) if self.account is not None else None
+
+    def count_in(self, pairs: Sequence[tuple[SavedLedger, int]]) -> None:
+        self.account, self.held = (_SEVERAL, pairs) if pairs else (None, ())
+
     def __del__(self) -> None:
-        entries = self.entries
-        if isinstance(entries, Entry):  # the usual case, and the smallest
-            entries.release(entries)
-        elif entries is not None:
-            for entry in entries:
-                entry.release(entry)
+        if self.account is not None:
+            self.account.release(self.held)
 
 
 def open_ledger(ledger: SavedLedger) -> None:
@@ -173,11 +194,11 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
 
     def pack(tensor: Tensor) -> Packed:
         packed = Packed()
-        packed.entries = None  # __del__ runs even when what follows raises
-        if only is not None:
-            packed.entries = only.add(tensor) if only.recording else None
-        else:
-            packed.entries = tuple(e for each in ledgers if each.recording and (e := each.add(tensor)) is not None)
+        packed.account = None  # __del__ runs even when what follows raises
+        if only is None:
+            packed.count_in([(each, k) for each in ledgers if each.recording and (k := each.add(tensor)) is not None])
+        elif only.recording and (key := only.add(tensor)) is not None:
+            packed.account, packed.held = only, key
         # Autograd's own SavedVariable keeps an own output detached too: keeping the tensor itself would make a cycle.
         packed.value = _detach(tensor)
         output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else min(tensor.output_nr, _LAST_OUTPUT)
@@ -207,15 +228,17 @@ def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: Pair) -> Pair:
 
     def pack(tensor: Tensor) -> Packed:
         packed = Packed()
-        packed.entries = None
+        packed.account = None
         packed.value = value = user_pack(tensor)
         kept = list(tensors_in(value))
-        entries = []
+        pairs = []
         for ledger in ledgers:
             if ledger.recording:
                 for each in kept:  # a tensor that shares the original's storage is what the original is
-                    entries.append(ledger.add(tensor) if _shares(each, tensor) else ledger.add(each, "activation"))
-        packed.entries = tuple(entry for entry in entries if entry is not None)
+                    key = ledger.add(tensor) if _shares(each, tensor) else ledger.add(each, "activation")
+                    if key is not None:
+                        pairs.append((ledger, key))
+        packed.count_in(pairs)
         return packed
 
     def unpack(packed: Packed) -> Tensor:

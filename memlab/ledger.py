@@ -3,15 +3,18 @@
 Nothing here installs a hook; `memlab.hooks` feeds this account. It keeps no tensor and no storage alive. Releases can
 happen in any thread and in the middle of a garbage collection, so they are only appended to a deque (atomic) and
 settled before the next entry and before every reading: a peak can only rise at an entry, so it is exact all the same.
+A release takes no lock: a finalizer that waited for one could wait for ever.
+
+There may be a million saved tensors, so each has but a number here, and no object of its own that Python's garbage
+collector would have to visit: the storage's key, and with it the step and which `Origin` it shares.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from types import CodeType
+from collections import deque
+from threading import RLock
 from typing import Any
 
 import torch
@@ -19,50 +22,15 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from memlab import origins
+from memlab.lines import GIVEN, Line, Origin, group_lines
 from memlab.storage_ledger import Made, StorageLedger
 
-KINDS = ("parameter", "buffer", "input", "activation", "own output", "mask or statistic")
-UNKNOWN_SITE = (None, -1)
-GIVEN = frozenset(KINDS[:3])  # not caused by the computation, so not in the headline
+NO_CODE = (None, -1)
+_STEP_BITS = 32  # an entry is its step above these bits and its origin's index below
+_INDEX_MASK = (1 << _STEP_BITS) - 1
 
 _storage_use_count = torch._C._storage_Use_Count
 _sequence_nr = torch._C._autograd._get_sequence_nr
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One storage that autograd keeps: what it is, where it was first saved, how much it holds.
-
-    ``shape``, ``dtype``, ``op`` and ``where`` are those of its first saving; ``saved`` says how many saved tensors
-    share it now; ``exclusive`` whether it would be freed if the graphs recorded here went away now.
-    """
-
-    bytes: int
-    kind: str
-    shape: tuple[int, ...]
-    dtype: str
-    device: str
-    op: str
-    where: str
-    step: int
-    saved: int = 1
-    exclusive: bool = False
-
-
-class Entry:
-    """One storage in a `SavedLedger`, while at least one saved tensor refers to it. There may be a million."""
-
-    __slots__ = ("bytes", "count", "key", "kind", "like", "op", "release", "site", "step")
-
-    bytes: int
-    count: int
-    key: int
-    kind: str
-    like: tuple[torch.Size, torch.dtype, torch.device]
-    op: Any
-    release: Callable[[Entry], None]
-    site: tuple[CodeType | None, int]
-    step: int
 
 
 class SavedLedger:
@@ -80,46 +48,70 @@ class SavedLedger:
         self._where = where
         self._current = 0
         self._peak = 0
-        self._entries: dict[int, Entry] = {}
-        self._released: deque[Entry] = deque()
-        self._release = self._released.append
-        self._shared: dict[Any, Any] = {}  # one object for all entries alike
+        self._entries: dict[int, int] = {}
+        self._more: dict[int, int] = {}  # how many saved tensors beyond the first share a storage
+        self._origins: list[Origin] = []
+        self._counted: list[int] = []
+        self._known: dict[tuple[Any, ...], int] = {}
+        self._named: dict[tuple[int, int], int] = {}
+        self._released: deque[int] = deque()
+        self._lock = RLock()  # several threads may save and read; a finalizer that runs inside may save, too
+        self.release = self._released.append  # called once for each key that `add` has returned
 
-    def add(self, tensor: Tensor, kind: str | None = None) -> Entry | None:
-        """Count one more saved tensor; whoever keeps it calls ``entry.release(entry)`` when it goes. Hot path."""
+    def add(self, tensor: Tensor, kind: str | None = None) -> int | None:
+        """Count one more saved tensor; whoever keeps it calls ``release`` with the key when it goes. Hot path."""
         try:
             storage = tensor.untyped_storage()
         except NotImplementedError:  # sparse and opaque layouts have no storage of their own
             self.blind.add(f"tensors of layout {tensor.layout} have no single storage and are not counted")
             return None
-        key = storage._cdata
-        if self._released:
-            self._settle()
+        key: int = storage._cdata
+        with self._lock:
+            if self._released:
+                self._settle()
+            if key in self._entries:
+                self._more[key] = self._more.get(key, 0) + 1
+            else:
+                self._enter(tensor, key, storage.nbytes(), kind)
+        return key
+
+    def _enter(self, tensor: Tensor, key: int, nbytes: int, kind: str | None) -> None:
+        op = None
+        if kind is None:
+            kind, op = self._kind(tensor, key)
+        code, instruction = origins.user_code(sys._getframe(2)) if self._where else NO_CODE
+        # An operator's hash is Python code, and equal code may stand in two files: both are told apart by object.
+        alike = (nbytes, kind, tensor.shape, tensor.dtype, tensor.device, id(op), id(code), instruction)
+        index = self._known.get(alike)
+        if index is None:
+            origin = Origin(nbytes, kind, tensor.shape, tensor.dtype, tensor.device, op, code, instruction)
+            index = self._known[alike] = self._new_index(origin)
+        self._entries[key] = index | self.step << _STEP_BITS if self.step else index
+        self._current += self._counted[index]
+        if self._current > self._peak:
+            self._peak = self._current
+
+    def _new_index(self, origin: Origin) -> int:
+        self._origins.append(origin)
+        self._counted.append(origin.counted)
+        return len(self._origins) - 1
+
+    def name_op(self, key: int, op: Any) -> None:
+        """Say which operator the storage with this key was saved for, now that it runs. Hot path."""
         entry = self._entries.get(key)
         if entry is None:
-            entry = self._enter(tensor, key, storage.nbytes(), kind)
-        entry.count += 1
-        return entry
+            return
+        unnamed = entry & _INDEX_MASK
+        index = self._named.get((unnamed, id(op)))
+        if index is None:
+            origin = self._origins[unnamed]
+            if origin.op is not None:  # another storage has the address of one that went before its operator ran
+                return
+            index = self._named[unnamed, id(op)] = self._new_index(dataclasses.replace(origin, op=op))
+        self._entries[key] = entry - unnamed + index
 
-    def _enter(self, tensor: Tensor, key: int, nbytes: int, kind: str | None) -> Entry:
-        entry, share = Entry(), self._shared.setdefault
-        entry.key, entry.bytes, entry.count, entry.step = key, share(nbytes, nbytes), 0, self.step
-        like = (tensor.shape, tensor.dtype, tensor.device)
-        entry.like = share(like, like)
-        entry.op, entry.release = None, self._release
-        entry.kind = kind = kind or self._kind(tensor, key, entry)
-        entry.site = UNKNOWN_SITE
-        if self._where:
-            site = origins.user_code(sys._getframe(2))
-            entry.site = share((id(site[0]), site[1]), site)  # equal code may stand in two files
-        self._entries[key] = entry
-        if kind not in GIVEN:
-            self._current += nbytes
-            if self._current > self._peak:
-                self._peak = self._current
-        return entry
-
-    def _kind(self, tensor: Tensor, key: int, entry: Entry) -> str:
+    def _kind(self, tensor: Tensor, key: int) -> tuple[str, Any]:
+        """Return the class of the storage, and the operator that it is saved for where that has run already."""
         # tensor.grad_fn is not asked: from torch 2.13 on, a node that Python has seen is freed recursively, so a chain
         # of 50,000 such nodes overflows the stack when it goes.
         storages = self._storages
@@ -136,12 +128,11 @@ class SavedLedger:
         else:
             kind = "own output" if just_made else "activation"
         if storages is None:
-            return kind
+            return kind, None
         if just_made:  # saved after its op ran, before the next node was made
-            entry.op = storages.last_op
-        else:  # saved before its op runs: the next one dispatched names it
-            storages.waiting.append(entry)
-        return kind
+            return kind, storages.last_op
+        storages.waiting.append((self, key))  # saved before its op runs: the next one dispatched names it
+        return kind, None
 
     def _view_kind(self, base: Tensor, made: Made | None) -> str:
         if _is_parameter(base):
@@ -156,17 +147,16 @@ class SavedLedger:
         return "input" if made is None else "activation"
 
     def _settle(self) -> None:
-        released = self._released
-        while released:
-            try:
-                entry = released.popleft()
-            except IndexError:  # another thread settled it
-                return
-            entry.count -= 1
-            if entry.count == 0:
-                self._entries.pop(entry.key, None)
-                if entry.kind not in GIVEN:
-                    self._current -= entry.bytes
+        released, more = self._released, self._more
+        with self._lock:
+            while released:
+                key = released.popleft()
+                if key not in more:
+                    self._current -= self._counted[self._entries.pop(key) & _INDEX_MASK]
+                elif more[key] == 1:
+                    del more[key]
+                else:
+                    more[key] -= 1
 
     @property
     def bytes(self) -> int:
@@ -192,25 +182,46 @@ class SavedLedger:
         A storage is exclusive when every reference to it is a saved tensor's (``torch._C._storage_Use_Count``).
         """
         self._settle()
-        return sum(e.bytes for e in self._entries.values() if e.kind not in GIVEN and _is_exclusive(e))
+        counted = ((key, self._counted[entry & _INDEX_MASK]) for key, entry in list(self._entries.items()))
+        return sum(nbytes for key, nbytes in counted if nbytes and self._is_exclusive(key))
+
+    def _is_exclusive(self, key: int) -> bool:
+        return _tensors_of(key) == self._count(key)
+
+    def _count(self, key: int) -> int:
+        return 1 + self._more.get(key, 0)
 
     @property
     def tensors(self) -> int:
         """How many saved tensors are kept now."""
         self._settle()
-        return sum(entry.count for entry in self._entries.values())
+        return len(self._entries) + sum(self._more.values())
 
     @property
     def lines(self) -> list[Line]:
         """Every storage kept now, largest first, given ones (parameter, buffer, input) included."""
         self._settle()
-        entries = list(self._entries.values())
-        if any(entry.kind == "input" for entry in entries):
+        entries = list(self._entries.items())
+        given: dict[int, str] = {}
+        if any(self._origins[entry & _INDEX_MASK].kind == "input" for _, entry in entries):
             given = origins.module_storages()
-            for entry in entries:
-                if entry.kind == "input":
-                    entry.kind = given.get(entry.key, "input")
-        return sorted(map(line_of, entries), key=lambda line: -line.bytes)
+        lines = [self._line(key, entry, given.get(key)) for key, entry in entries]
+        return sorted(lines, key=lambda line: -line.bytes)
+
+    def line(self, key: int, op: str) -> Line:
+        """Return the `Line` of one storage kept now; ``op`` names what it was saved for."""
+        self._settle()
+        return self._line(key, self._entries[key], None, op)
+
+    def _line(self, key: int, entry: int, given: str | None, op: str | None = None) -> Line:
+        origin = self._origins[entry & _INDEX_MASK]
+        return origin.line(
+            kind=given if given and origin.kind == "input" else origin.kind,
+            op=op,
+            step=entry >> _STEP_BITS,
+            saved=self._count(key),
+            exclusive=self._is_exclusive(key),
+        )
 
     def by(self, what: str) -> dict[str, int]:
         """Return the headline's bytes grouped by ``what``, largest first; they add up to `bytes`.
@@ -219,27 +230,6 @@ class SavedLedger:
             what: one of kind, line, op, step, dtype, device, shape.
         """
         return group_lines((line for line in self.lines if line.kind not in GIVEN), what)
-
-
-GROUPS: dict[str, Callable[[Line], str]] = {
-    "kind": lambda line: line.kind,
-    "line": lambda line: line.where,
-    "op": lambda line: line.op,
-    "step": lambda line: str(line.step),
-    "dtype": lambda line: line.dtype,
-    "device": lambda line: line.device,
-    "shape": lambda line: str(line.shape),
-}
-
-
-def group_lines(lines: Iterable[Line], what: str) -> dict[str, int]:
-    """Return ``{group: bytes}`` of ``lines``, largest first. Raises ValueError for an unknown grouping."""
-    if what not in GROUPS:
-        raise ValueError(f"cannot group by {what!r}; known: {', '.join(GROUPS)}")
-    totals: Counter[str] = Counter()
-    for line in lines:
-        totals[GROUPS[what](line)] += line.bytes
-    return dict(totals.most_common())
 
 
 def _is_parameter(tensor: Tensor) -> bool:
@@ -257,24 +247,3 @@ def _tensors_of(key: int, *, in_hand: bool = False) -> int:
     """How many tensors (C++ objects, not names) share the storage with this key."""
     wrapper = origins.WRAPPER_REFERENCES_IN_HAND if in_hand else origins.WRAPPER_REFERENCES
     return int(_storage_use_count(key)) - wrapper
-
-
-def _is_exclusive(entry: Entry) -> bool:
-    return _tensors_of(entry.key) == entry.count
-
-
-def line_of(entry: Entry, op: str | None = None) -> Line:
-    """Return the public `Line` of an entry; ``op`` names the operator where the caller knows it better."""
-    shape, dtype, device = entry.like
-    return Line(
-        bytes=entry.bytes,
-        kind=entry.kind,
-        shape=tuple(shape),
-        dtype=str(dtype).removeprefix("torch."),
-        device=str(device),
-        op=op or origins.op_name(entry.op),
-        where=origins.describe(*entry.site),
-        step=entry.step,
-        saved=entry.count,
-        exclusive=_is_exclusive(entry),
-    )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter, deque
-from typing import Any
+from threading import RLock
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,24 +32,31 @@ class Made(weakref.ref[torch.UntypedStorage]):
     sequence: int
 
 
+class Names(Protocol):
+    """An account that is told the operator which a storage was saved for."""
+
+    def name_op(self, key: int, op: Any) -> None: ...
+
+
 class StorageLedger:
     """Tensor storages created here and still alive, in bytes; with a simulated ``card``, also allocated on it."""
 
     def __init__(self, card: Allocator | None = None) -> None:
         self.card = card
         self.last_op: Any = None
-        self.waiting: list[Any] = []  # entries that were saved for the operator that runs next
+        self.waiting: list[tuple[Names, int]] = []  # keys of what was saved for the operator that runs next
         self.blind: set[str] = set()
         self._current = 0
         self._peak = 0
         self._live: dict[int, Made] = {}
-        self._released: deque[Any] = deque()
+        self._released: deque[Made] = deque()
+        self._lock = RLock()
 
     def name_waiting(self, op: Any) -> None:
         """An operator is about to run: what was saved since the last one was saved for it."""
-        for entry in self.waiting:
-            entry.op = op
-        self.waiting.clear()
+        waiting, self.waiting = self.waiting, []
+        for ledger, key in waiting:
+            ledger.name_op(key, op)
 
     def see(self, tensor: Tensor, op: Any, *, fresh: bool) -> None:
         """Account for an operator's output; ``fresh`` when it is a storage of its own. Hot path.
@@ -69,9 +77,11 @@ class StorageLedger:
         if made is not None:
             made.sequence = _sequence_nr()
             if not fresh and made.bytes != storage.nbytes():
-                self._resize(made, storage.nbytes())
+                with self._lock:
+                    self._resize(made, storage.nbytes())
         elif fresh:
-            self._enter(storage, key)
+            with self._lock:
+                self._enter(storage, key)
 
     def _enter(self, storage: torch.UntypedStorage, key: int) -> None:
         nbytes = storage.nbytes()
@@ -104,17 +114,15 @@ class StorageLedger:
     def settle(self) -> None:
         """Account for the storages that were released since the last time."""
         released = self._released
-        while released:
-            try:
-                made: Made = released.popleft()
-            except IndexError:  # another thread settled it
-                return
-            if self._live.get(made.key) is made:
-                del self._live[made.key]
-            if made.counted:
-                self._current -= made.bytes
-            if self.card is not None and made.address:
-                self.card.free(made.address)
+        with self._lock:
+            while released:
+                made = released.popleft()
+                if self._live.get(made.key) is made:
+                    del self._live[made.key]
+                if made.counted:
+                    self._current -= made.bytes
+                if self.card is not None and made.address:
+                    self.card.free(made.address)
 
     def seal(self) -> None:
         """Count what is alive now as there before: as given, and no longer in `bytes`."""

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import memlab
 from memlab.graph import READS_PACKED
-from memlab.ledger import GIVEN
+from memlab.lines import GIVEN
 
 NEEDS_BILL = pytest.mark.skipif(
     not READS_PACKED, reason="this torch shows what a node keeps only by running unpack hooks"

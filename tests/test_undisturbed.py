@@ -3,8 +3,11 @@
 import gc
 import re
 import threading
+import time
 import weakref
+from collections import deque
 from contextlib import nullcontext
+from unittest import mock
 
 import graphs
 import pytest
@@ -137,6 +140,45 @@ def check_deep_graphs_can_be_freed():
     del y
 
 
+class Hesitant(deque):
+    """Between seeing that something is left and taking it, another thread has its turn."""
+
+    def __bool__(self):
+        left = len(self) > 0
+        time.sleep(1e-6)
+        return left
+
+
+def check_readers_in_other_threads():
+    """Whoever reads the account settles it: several at once must not settle one release twice."""
+    errors = []
+
+    def read(start, seen):
+        start.wait()
+        try:
+            assert seen.saved.bytes >= 0 and seen.storages.bytes >= 0
+        except Exception as error:
+            errors.append(error)
+
+    x = torch.ones(1, requires_grad=True)
+    with (
+        mock.patch("memlab.ledger.deque", Hesitant),
+        mock.patch("memlab.storage_ledger.deque", Hesitant),
+        memlab.watch() as seen,
+    ):
+        kept = [x.exp().sin() * x for _ in range(200)]
+        start = threading.Barrier(4)
+        threads = [threading.Thread(target=read, args=(start, seen)) for _ in range(4)]
+        for thread in threads[:3]:
+            thread.start()
+        kept.clear()
+        threads[3].start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert (seen.saved.bytes, seen.saved.tensors, seen.storages.bytes) == (0, 0, 0)
+
+
 CHECKS = {
     check_gradients: ("memlab.hooks._unpack", lambda packed: packed.value * 1.0000001),
     check_own_outputs_go_without_gc: ("memlab.hooks._detach", lambda tensor: tensor),
@@ -144,6 +186,7 @@ CHECKS = {
     check_user_hooks_still_apply: ("memlab.hooks._push", hook_stack.push),
     check_hooks_are_restored: ("memlab.hooks._remove_pair_of", lambda ledger: None),
     check_user_modes_see_no_extra_ops: ("memlab.hooks._modes", lambda: 0),
+    check_readers_in_other_threads: ("memlab.ledger.RLock", nullcontext),
     check_deep_graphs_can_be_freed: ("memlab.ledger._is_parameter", lambda tensor: tensor.grad_fn is None),
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from memlab import hooks
-from memlab.ledger import Line, SavedLedger
+from memlab.ledger import SavedLedger
+from memlab.lines import Line
 from memlab.probes.storages import Storages
 
 
