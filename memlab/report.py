@@ -10,9 +10,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from memlab.units import format_bytes
+
 HOLDS, REFUTED, SKIPPED, FAILED = "holds", "refuted", "skipped", "failed"
 STATUSES = (HOLDS, SKIPPED, FAILED, REFUTED)
 """Every status, best first."""
+LARGEST_FILE = 256 << 20
+"""Bytes that are read of a file at most: a device may have no end."""
 _FORMAT, _VERSION = "memlab report", 1
 
 
@@ -159,8 +163,12 @@ _SHAPES: dict[str, Callable[[Any], bool]] = {
 
 def load(path: Path) -> Report:
     """Return the report saved at ``path``. Raises `NotAReport` with a sentence, OSError when it cannot be read."""
+    with path.open("rb") as file:
+        text = file.read(LARGEST_FILE + 1)
+    if len(text) > LARGEST_FILE:
+        raise NotAReport(f"it is larger than {format_bytes(LARGEST_FILE)}, which no report is")
     try:
-        return Report.from_json(path.read_text(encoding="utf-8"))
+        return Report.from_json(text.decode("utf-8"))
     except UnicodeDecodeError:
         raise NotAReport("it is not text") from None
 

@@ -104,6 +104,11 @@ def test_binary_is_no_report(tmp_path):
         load(path)
 
 
+def test_a_file_without_end_is_no_report():
+    with pytest.raises(NotAReport, match="larger than 256"):
+        load(Path("/dev/zero"))
+
+
 def test_holds_only_when_every_claim_was_measured_and_holds():
     good = samples.finding()
     assert samples.report(good).holds
