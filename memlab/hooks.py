@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
+from torch.utils.checkpoint import _StopRecomputationError as _StopRecomputation
 
 from memlab import hook_stack
 from memlab.hook_stack import Pair
@@ -229,7 +230,11 @@ def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: Pair) -> Pair:
     def pack(tensor: Tensor) -> Packed:
         packed = Packed()
         packed.account = None
-        packed.value = value = user_pack(tensor)
+        try:
+            packed.value = value = user_pack(tensor)
+        except _StopRecomputation:  # checkpoint keeps this one, its last, and ends its second forward by raising
+            _touch(ledgers, tensor)
+            raise
         kept = list(tensors_in(value))
         pairs = []
         for ledger in ledgers:
@@ -245,6 +250,13 @@ def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: Pair) -> Pair:
         return user_unpack(packed.value)
 
     return pack, unpack
+
+
+def _touch(ledgers: tuple[SavedLedger, ...], tensor: Tensor) -> None:
+    """Let the peak know of a tensor that is kept by other means than a saved tensor."""
+    for ledger in ledgers:
+        if ledger.recording and (key := ledger.add(tensor)) is not None:
+            ledger.release(key)
 
 
 def tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:
