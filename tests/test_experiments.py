@@ -112,9 +112,12 @@ def test_one_byte_too_many_turns_exactly_that_arm_red(tmp_path, name, probe, mea
         ("inference_modes", "requires_grad_spreads", "head(body(x))", "head(body(x)).detach()"),
         ("retain_graph", "retained", "loss = model(x)", "loss = model(x).detach()"),
         ("dynamic_graph", "carried_state", "cell(state)", "cell(state.detach())"),
+        ("checkpointing", "plain", "model(x)", "model(x).detach().requires_grad_()"),
+        ("in_place", "leaky_relu", "F.leaky_relu(first(x))", "F.leaky_relu(first(x).detach())"),
+        ("optimizer_state", "momentum", "momentum=0.9", "momentum=0.0"),
     ],
 )
-def test_one_detach_turns_exactly_that_arm_red(tmp_path, name, arm, before, after):
+def test_one_change_turns_exactly_that_arm_red(tmp_path, name, arm, before, after):
     head, marker, tail = FILES[name].read_text().partition(f"def {arm}(")
     assert before in tail.partition("\n\n\n")[0]
     path = tmp_path / f"{name}.py"
@@ -122,6 +125,16 @@ def test_one_detach_turns_exactly_that_arm_red(tmp_path, name, arm, before, afte
     red = told(measure_all(path))
     assert list(red) == [arm], red
     assert red[arm].startswith("refuted: ")
+
+
+@pytest.mark.parametrize(
+    ("arm", "tensors"),
+    [("plain", 2 * 4), ("whole_model", 2 * 4), ("every_block", 3 + 2), ("every_layer", 4 * 4 - 1 + 1)],
+)
+def test_checkpoints_hold_in_the_middle_of_backward(arm, tensors):
+    """All at once, or the inputs that are kept and what one block or one layer saves beside them."""
+    finding = measure(Job(FILES["checkpointing"], arm, sizes={"blocks": 4, "batch": 5, "width": 7}))
+    assert finding.rows[-1]["saved_peak"] == tensors * 4 * 5 * 7
 
 
 def test_proof_is_not_claimed_on_a_device_that_does_not_compute(monkeypatch):
