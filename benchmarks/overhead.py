@@ -30,7 +30,8 @@ WAYS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "bare step": nullcontext,
     "empty saved-tensor hooks": lambda: saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
     "watch, saved only": lambda: memlab.watch(storages=False, where=False),
-    "watch, saved + lines": lambda: memlab.watch(storages=False),
+    "watch, saved + lines": lambda: memlab.watch(storages=False, modules=False),
+    "watch, saved + lines + modules": lambda: memlab.watch(storages=False),
     "watch, saved + storages": lambda: memlab.watch(where=False),
     "watch, everything": memlab.watch,
     "torch.profiler, profile_memory": lambda: profile(activities=[ProfilerActivity.CPU], profile_memory=True),
@@ -39,6 +40,8 @@ WAYS: dict[str, Callable[[], AbstractContextManager[object]]] = {
 BARS = {
     ("watch, saved only", 32): 1.35,
     ("watch, saved only", 256): 1.05,
+    ("watch, saved + lines + modules", 32): 2.2,
+    ("watch, saved + lines + modules", 256): 1.10,
     ("watch, saved + storages", 32): 3.0,
     ("watch, saved + storages", 256): 1.15,
     ("watch, everything", 32): 3.0,

@@ -12,15 +12,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
+from memlab import reasons
 from memlab.hooks import Packed, tensors_in
-from memlab.lines import GIVEN, Line, group_lines
+from memlab.lines import GIVEN, Line, Saving, Tree, group_lines, shared_text, tree_of
 from memlab.origins import WRAPPER_REFERENCES
+from memlab.reading import Reading
 from memlab.unavailable import Unavailable
 
 _raw_names: dict[type, tuple[str, ...]] = {}
@@ -46,8 +48,12 @@ class Bill:
         return sum(line.bytes for line in self.lines if line.kind not in GIVEN)
 
     def by(self, what: str) -> dict[str, int]:
-        """Return `bytes` grouped by kind, line, op, step, dtype, device or shape; the groups add up to it."""
+        """Return `bytes` grouped by class (or kind), line, module, node, op, step, dtype, device or shape; adds up."""
         return group_lines((line for line in self.lines if line.kind not in GIVEN), what)
+
+    def tree(self) -> Tree:
+        """Return `bytes` by module, nested along the dotted names, with totals at every level."""
+        return tree_of(self.by("module"))
 
 
 def bill(tensor: Tensor) -> Bill:
@@ -142,13 +148,22 @@ def saved_by(node: Any) -> Iterator[tuple[str, Any]]:
                 yield name.removeprefix("_raw_saved_"), data
 
 
+class _Seen(NamedTuple):
+    """One saved tensor that a walk has met: its node's place in the order of recording, what it is, how it is kept."""
+
+    sequence: int
+    saving: Saving
+    packed: Packed | None
+
+
 class _Walk:
     """Collects storages over the nodes of one walk."""
 
     def __init__(self) -> None:
         self.nodes = 0
         self.unseen: Counter[str] = Counter()
-        self._found: dict[int, tuple[Tensor, Any, str, str]] = {}
+        self._found: dict[int, tuple[Tensor, Any, str]] = {}
+        self._savings: dict[int, list[_Seen]] = {}
         self._held: set[int] = set()
         self._counts: Counter[int] = Counter()
         self._bases: dict[int, Tensor] = {}  # by identity
@@ -185,7 +200,8 @@ class _Walk:
             self._held.add(key)
         known = self._found.get(key)
         if known is None or (known[1] is None and packed is not None):
-            self._found[key] = (tensor, packed, node.name(), name)
+            self._found[key] = (tensor, packed, name)
+        self._savings.setdefault(key, []).append(_Seen(node._sequence_nr(), Saving(node.name(), name), packed))
 
     def _base_is_held(self, view: Tensor, key: int) -> bool:
         """A view keeps its base: one more tensor on the storage, which Python code may hold or not."""
@@ -198,22 +214,36 @@ class _Walk:
         return held
 
     def lines(self) -> Iterator[Line]:
-        for key, (tensor, packed, node, name) in self._found.items():
-            line = packed.line(node) if packed is not None else None
-            if line is not None:
-                yield line
-            else:
-                yield Line(
-                    bytes=tensor.untyped_storage().nbytes(),
-                    kind=self._kind(key, tensor, name),
-                    shape=tuple(tensor.shape),
-                    dtype=str(tensor.dtype).removeprefix("torch."),
-                    device=str(tensor.device),
-                    op=node,
-                    where="unknown",
-                    step=0,
-                    saved=self._counts[key],
-                )
+        readings: dict[int, Reading] = {}
+        for key, (tensor, packed, name) in self._found.items():
+            seen = sorted(self._savings[key], key=lambda each: each.sequence)
+            counted = packed.counted if packed is not None else None
+            if counted is None:
+                yield self._unwatched_line(key, tensor, name, [each.saving for each in seen])
+                continue
+            ledger, token = counted
+            reading = readings.get(id(ledger))
+            if reading is None:
+                reading = readings[id(ledger)] = ledger.reading()
+            counts = [(each.saving, each.packed.counted) for each in seen if each.packed is not None]
+            yield reading.line(token, {own[1]: saving for saving, own in counts if own and own[0] is ledger})
+
+    def _unwatched_line(self, key: int, tensor: Tensor, name: str, savings: list[Saving]) -> Line:
+        first, *others = savings
+        return Line(
+            bytes=tensor.untyped_storage().nbytes(),
+            kind=self._kind(key, tensor, name),
+            shape=tuple(tensor.shape),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            device=str(tensor.device),
+            op=first.node,
+            where="unknown",
+            step=0,
+            saved=self._counts[key],
+            node=first.node,
+            why=reasons.why(first.node, first.field),
+            shared=tuple(dict.fromkeys(shared_text(each.node, "unknown") for each in others)),
+        )
 
     def _kind(self, key: int, tensor: Tensor, name: str) -> str:
         base = tensor._base if tensor._is_view() else None

@@ -21,7 +21,6 @@ from memlab import hook_stack
 from memlab.hook_stack import Pair
 from memlab.in_place import LEAF, VIEW, in_place_text
 from memlab.ledger import SavedLedger
-from memlab.lines import Line
 
 _autograd = hook_stack.autograd
 _disable_hooks = _autograd._saved_tensors_hooks_disable
@@ -52,10 +51,6 @@ class _Several:
         for ledger, key in held:
             ledger.release(key)
 
-    def line(self, held: Sequence[tuple[SavedLedger, int]], op: str) -> Line:
-        ledger, key = held[0]
-        return ledger.line(key, op)
-
 
 _SEVERAL = _Several()
 
@@ -65,7 +60,7 @@ class Packed:
 
     Attributes:
         account: the ledger that it counts in; or None, or several.
-        held: its storage's key in that ledger; for several, pairs of ledger and key.
+        held: its token in that ledger (see `SavedLedger.add`); for several, pairs of ledger and token.
         state: the tensor's version when it was saved, and which output of its node it is (or `LEAF`, or `VIEW`), in one
             small number.
         value: the detached tensor, or what the user's pack hook returned.
@@ -86,9 +81,12 @@ class Packed:
     def output(self) -> int:
         return (self.state & _OUTPUT_MASK) + VIEW
 
-    def line(self, op: str) -> Line | None:
-        """Return what the first ledger knows of it; None if none counts it."""
-        return self.account.line(self.held, op) if self.account is not None else None
+    @property
+    def counted(self) -> tuple[SavedLedger, int] | None:
+        """The first ledger that counts it, and its token there; None if none does."""
+        if self.account is None:
+            return None
+        return self.held[0] if self.account is _SEVERAL else (self.account, self.held)
 
     def count_in(self, pairs: Sequence[tuple[SavedLedger, int]]) -> None:
         self.account, self.held = (_SEVERAL, pairs) if pairs else (None, ())

@@ -14,7 +14,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import deque
+from collections.abc import Iterable
 from threading import RLock
+from types import FrameType
 from typing import Any
 
 import torch
@@ -22,12 +24,12 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from memlab import origins
-from memlab.lines import GIVEN, Line, Origin, group_lines
+from memlab.lines import Line, Origin, group_lines
+from memlab.modules import Places
+from memlab.reading import INDEX_MASK, KEY_BITS, KEY_MASK, STEP_BITS, Reading
 from memlab.storage_ledger import Made, StorageLedger
 
 NO_CODE = (None, -1)
-_STEP_BITS = 32  # an entry is its step above these bits and its origin's index below
-_INDEX_MASK = (1 << _STEP_BITS) - 1
 
 _storage_use_count = torch._C._storage_Use_Count
 _sequence_nr = torch._C._autograd._get_sequence_nr
@@ -40,16 +42,28 @@ class SavedLedger:
     and is an input. Without it, a leaf counts as an input when Python code holds it.
     """
 
-    def __init__(self, storages: StorageLedger | None = None, *, where: bool = True) -> None:
+    def __init__(
+        self,
+        storages: StorageLedger | None = None,
+        *,
+        where: bool = True,
+        modules: bool = False,
+        ignore: Iterable[str] = (),
+    ) -> None:
         self.recording = True
         self.step = 0
         self.blind: set[str] = set()
         self._storages = storages
         self._where = where
+        self._places = Places() if modules else None
+        self._files = origins.UserFiles(ignore) if ignore else origins.USER_FILES
         self._current = 0
         self._peak = 0
         self._entries: dict[int, int] = {}
         self._more: dict[int, int] = {}  # how many saved tensors beyond the first share a storage
+        self._shares: dict[int, int] = {}  # each of these: the storage's key and, above it, a number of its own
+        self._serial = 0
+        self._first_gone: set[int] = set()
         self._origins: list[Origin] = []
         self._counted: list[int] = []
         self._known: dict[tuple[Any, ...], int] = {}
@@ -59,7 +73,10 @@ class SavedLedger:
         self.release = self._released.append  # called once for each key that `add` has returned
 
     def add(self, tensor: Tensor, kind: str | None = None) -> int | None:
-        """Count one more saved tensor; whoever keeps it calls ``release`` with the key when it goes. Hot path."""
+        """Count one more saved tensor; whoever keeps it calls ``release`` with what this returns. Hot path.
+
+        Returns the storage's key for the first saved tensor on it, the key and a number above it for others.
+        """
         try:
             storage = tensor.untyped_storage()
         except NotImplementedError:  # sparse and opaque layouts have no storage of their own
@@ -70,69 +87,95 @@ class SavedLedger:
             if self._released:
                 self._settle()
             if key in self._entries:
-                self._more[key] = self._more.get(key, 0) + 1
-            else:
-                self._enter(tensor, key, storage.nbytes(), kind)
+                return self._share(tensor, key)
+            self._enter(tensor, key, storage.nbytes(), kind)
         return key
 
     def _enter(self, tensor: Tensor, key: int, nbytes: int, kind: str | None) -> None:
-        op = None
-        if kind is None:
-            kind, op = self._kind(tensor, key)
-        code, instruction = origins.user_code(sys._getframe(2)) if self._where else NO_CODE
-        # An operator's hash is Python code, and equal code may stand in two files: both are told apart by object.
-        alike = (nbytes, kind, tensor.shape, tensor.dtype, tensor.device, id(op), id(code), instruction)
-        index = self._known.get(alike)
-        if index is None:
-            origin = Origin(nbytes, kind, tensor.shape, tensor.dtype, tensor.device, op, code, instruction)
-            index = self._known[alike] = self._new_index(origin)
-        self._entries[key] = index | self.step << _STEP_BITS if self.step else index
+        frame = sys._getframe(2)
+        sequence = _sequence_nr()
+        op = self._op(frame, sequence)
+        index = self._origin(nbytes, kind or self._kind(tensor, key, sequence, op), tensor, op, frame)
+        self._entries[key] = index | self.step << STEP_BITS if self.step else index
         self._current += self._counted[index]
         if self._current > self._peak:
             self._peak = self._current
+        if op is None and self._storages is not None:
+            self._storages.wait(self, key, sequence)
+
+    def _share(self, tensor: Tensor, key: int) -> int:
+        frame = sys._getframe(2)
+        sequence = _sequence_nr()
+        op = self._op(frame, sequence)
+        first = self._origins[self._entries[key] & INDEX_MASK]
+        self._serial += 1
+        token = key | self._serial << KEY_BITS
+        self._shares[token] = self._origin(first.bytes, first.kind, tensor, op, frame)
+        self._more[key] = self._more.get(key, 0) + 1
+        if op is None and self._storages is not None:
+            self._storages.wait(self, token, sequence)
+        return token
+
+    def _op(self, frame: FrameType, sequence: int) -> Any:
+        """Return what the tensor is saved for: an operator that has run, who saves it if none does, None if unknown."""
+        name = origins.saver(frame.f_back)
+        if name is not None:
+            if name == "CompiledFunctionBackward":
+                self.blind.add("what a compiled region keeps has the line and module of its call, not those inside it")
+            return name
+        if self._storages is None:
+            return None
+        return self._storages.op_that_ran(sequence)
+
+    def _origin(self, nbytes: int, kind: str, tensor: Tensor, op: Any, frame: FrameType) -> int:
+        code, instruction = origins.user_code(frame, self._files) if self._where else NO_CODE
+        place = None
+        if self._places is not None and (call := origins.module_call(frame)) is not None:
+            place = self._places.of(call)
+        # An operator's hash is Python code, and equal code may stand in two files: both are told apart by object.
+        alike = (nbytes, kind, tensor.shape, tensor.dtype, tensor.device, id(op), id(code), instruction, id(place))
+        index = self._known.get(alike)
+        if index is None:
+            origin = Origin(nbytes, kind, tensor.shape, tensor.dtype, tensor.device, op, code, instruction, place)
+            index = self._known[alike] = self._new_index(origin)
+        return index
 
     def _new_index(self, origin: Origin) -> int:
         self._origins.append(origin)
         self._counted.append(origin.counted)
         return len(self._origins) - 1
 
-    def name_op(self, key: int, op: Any) -> None:
-        """Say which operator the storage with this key was saved for, now that it runs. Hot path."""
-        entry = self._entries.get(key)
+    def name_op(self, token: int, op: Any) -> None:
+        """Say which operator a tensor was saved for, now that it runs. Hot path."""
+        accounts = self._shares if token > KEY_MASK else self._entries
+        entry = accounts.get(token)
         if entry is None:
             return
-        unnamed = entry & _INDEX_MASK
+        unnamed = entry & INDEX_MASK
         index = self._named.get((unnamed, id(op)))
         if index is None:
             origin = self._origins[unnamed]
             if origin.op is not None:  # another storage has the address of one that went before its operator ran
                 return
             index = self._named[unnamed, id(op)] = self._new_index(dataclasses.replace(origin, op=op))
-        self._entries[key] = entry - unnamed + index
+        accounts[token] = entry - unnamed + index
 
-    def _kind(self, tensor: Tensor, key: int) -> tuple[str, Any]:
-        """Return the class of the storage, and the operator that it is saved for where that has run already."""
+    def _kind(self, tensor: Tensor, key: int, sequence: int, op: Any) -> str:
+        """Return the class of the storage."""
         # tensor.grad_fn is not asked: from torch 2.13 on, a node that Python has seen is freed recursively, so a chain
         # of 50,000 such nodes overflows the stack when it goes.
         storages = self._storages
         made = None if storages is None else storages.made(key)
-        just_made = made is not None and made.sequence == _sequence_nr()
         if made is not None and made.kind is not None:
-            kind = made.kind
-        elif tensor.is_leaf:
-            kind = "parameter" if _is_parameter(tensor) else self._leaf_kind(tensor, key, made)
-        elif tensor._is_view() and (base := tensor._base) is not None and (base.is_leaf or _is_parameter(base)):
-            kind = self._view_kind(base, made)
-        elif made is None and storages is not None:
-            kind = "activation" if _is_compiled(tensor) else "input"
-        else:
-            kind = "own output" if just_made else "activation"
-        if storages is None:
-            return kind, None
-        if just_made:  # saved after its op ran, before the next node was made
-            return kind, storages.last_op
-        storages.waiting.append((self, key))  # saved before its op runs: the next one dispatched names it
-        return kind, None
+            return made.kind
+        if tensor.is_leaf:
+            return "parameter" if _is_parameter(tensor) else self._leaf_kind(tensor, key, made)
+        if tensor._is_view() and (base := tensor._base) is not None and (base.is_leaf or _is_parameter(base)):
+            return self._view_kind(base, made)
+        if made is None and storages is not None:
+            return "activation" if _is_compiled(tensor) else "input"
+        just_made = op is not None and made is not None and made.sequence == sequence
+        return "own output" if just_made else "activation"
 
     def _view_kind(self, base: Tensor, made: Made | None) -> str:
         if _is_parameter(base):
@@ -150,13 +193,24 @@ class SavedLedger:
         released, more = self._released, self._more
         with self._lock:
             while released:
-                key = released.popleft()
-                if key not in more:
-                    self._current -= self._counted[self._entries.pop(key) & _INDEX_MASK]
-                elif more[key] == 1:
+                token = released.popleft()
+                if token <= KEY_MASK:
+                    if token in more:
+                        self._first_gone.add(token)
+                    else:
+                        self._leave(token)
+                    continue
+                del self._shares[token]
+                key = token & KEY_MASK
+                more[key] -= 1
+                if not more[key]:
                     del more[key]
-                else:
-                    more[key] -= 1
+                    if key in self._first_gone:
+                        self._first_gone.discard(key)
+                        self._leave(key)
+
+    def _leave(self, key: int) -> None:
+        self._current -= self._counted[self._entries.pop(key) & INDEX_MASK]
 
     @property
     def bytes(self) -> int:
@@ -182,54 +236,42 @@ class SavedLedger:
         A storage is exclusive when every reference to it is a saved tensor's (``torch._C._storage_Use_Count``).
         """
         self._settle()
-        counted = ((key, self._counted[entry & _INDEX_MASK]) for key, entry in list(self._entries.items()))
+        counted = ((key, self._counted[entry & INDEX_MASK]) for key, entry in list(self._entries.items()))
         return sum(nbytes for key, nbytes in counted if nbytes and self._is_exclusive(key))
 
     def _is_exclusive(self, key: int) -> bool:
         return _tensors_of(key) == self._count(key)
 
     def _count(self, key: int) -> int:
-        return 1 + self._more.get(key, 0)
+        return (key not in self._first_gone) + self._more.get(key, 0)
 
     @property
     def tensors(self) -> int:
         """How many saved tensors are kept now."""
         self._settle()
-        return len(self._entries) + sum(self._more.values())
+        return len(self._entries) - len(self._first_gone) + sum(self._more.values())
 
     @property
     def lines(self) -> list[Line]:
         """Every storage kept now, largest first, given ones (parameter, buffer, input) included."""
         self._settle()
-        entries = list(self._entries.items())
-        given: dict[int, str] = {}
-        if any(self._origins[entry & _INDEX_MASK].kind == "input" for _, entry in entries):
-            given = origins.module_storages()
-        lines = [self._line(key, entry, given.get(key)) for key, entry in entries]
-        return sorted(lines, key=lambda line: -line.bytes)
+        reading = self.reading()
+        return sorted((reading.line(key) for key in list(self._entries)), key=lambda line: -line.bytes)
 
-    def line(self, key: int, op: str) -> Line:
-        """Return the `Line` of one storage kept now; ``op`` names what it was saved for."""
+    def reading(self) -> Reading:
+        """Return what it takes to read many lines at once."""
         self._settle()
-        return self._line(key, self._entries[key], None, op)
-
-    def _line(self, key: int, entry: int, given: str | None, op: str | None = None) -> Line:
-        origin = self._origins[entry & _INDEX_MASK]
-        return origin.line(
-            kind=given if given and origin.kind == "input" else origin.kind,
-            op=op,
-            step=entry >> _STEP_BITS,
-            saved=self._count(key),
-            exclusive=self._is_exclusive(key),
-        )
+        return Reading(self._origins, self._entries, self._shares, self._first_gone, _tensors_of)
 
     def by(self, what: str) -> dict[str, int]:
         """Return the headline's bytes grouped by ``what``, largest first; they add up to `bytes`.
 
         Args:
-            what: one of kind, line, op, step, dtype, device, shape.
+            what: one of class (or kind), line, module, node, op, step, dtype, device, shape.
         """
-        return group_lines((line for line in self.lines if line.kind not in GIVEN), what)
+        reading = self.reading()
+        counted = [key for key, entry in list(self._entries.items()) if self._origins[entry & INDEX_MASK].counted]
+        return group_lines((reading.line(key) for key in counted), what)
 
 
 def _is_parameter(tensor: Tensor) -> bool:

@@ -8,34 +8,88 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch.nn.modules.module import Module
 
 from memlab import hook_stack
+from memlab.modules import CALL
 
 _LIBRARIES = tuple(
     str(Path(path).parent) + os.sep for path in (torch.__file__, __file__) if path is not None
 )  # frames in these folders are not the user's
 _EXPERIMENTS = str(Path(__file__).parent / "experiments") + os.sep  # where a wheel has them; these are code to read
-_is_user: dict[str, bool] = {}
+_CHECKPOINT = torch.utils.checkpoint.__file__
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
 
-def user_code(frame: FrameType | None) -> tuple[CodeType | None, int]:
-    """Return code and instruction of the innermost frame outside torch and memlab; `describe` makes it text."""
+class UserFiles(dict[str, bool]):
+    """Tells which source files are the user's: those outside torch, memlab and ``ignore``; remembers each answer.
+
+    Args:
+        ignore: files, folders, or names of imported packages (``"transformers"``).
+    """
+
+    def __init__(self, ignore: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._ignore = (ignore,) if isinstance(ignore, str) else tuple(str(each) for each in ignore)
+
+    def __missing__(self, file: str) -> bool:
+        user = not file.startswith(_LIBRARIES) or file.startswith(_EXPERIMENTS)
+        self[file] = user = user and not any(_lies_in(file, each) for each in self._ignore)
+        return user
+
+
+def _lies_in(file: str, place: str) -> bool:
+    package = sys.modules.get(place)
+    if package is None:
+        return Path(file).absolute().is_relative_to(Path(place).expanduser().absolute())
+    folders = getattr(package, "__path__", None)
+    if folders is None:
+        return file == getattr(package, "__file__", None)
+    return any(Path(file).is_relative_to(folder) for folder in folders)
+
+
+USER_FILES = UserFiles()
+
+
+def user_code(frame: FrameType | None, files: UserFiles = USER_FILES) -> tuple[CodeType | None, int]:
+    """Return code and instruction of the innermost frame in a user's file; `describe` makes it text. Hot path."""
     while frame is not None:
         code = frame.f_code
-        known = _is_user.get(code.co_filename)  # not of the code: equal code may stand in two files
-        if known is None:
-            file = code.co_filename
-            known = _is_user[file] = not file.startswith(_LIBRARIES) or file.startswith(_EXPERIMENTS)
-        if known:
+        if files[code.co_filename]:  # not of the code: equal code may stand in two files
             return code, frame.f_lasti
         frame = frame.f_back
     return None, -1
+
+
+def module_call(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame that calls a module. Hot path."""
+    while frame is not None:
+        if frame.f_code is CALL:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def saver(frame: FrameType | None) -> str | None:
+    """Return who saves a tensor from ``frame``, where that is no operator; None otherwise. Hot path.
+
+    It is the node of a custom autograd.Function, or ``checkpoint``, which keeps its inputs without any node. Looks into
+    this one frame of torch's, whose locals are its arguments: they live until it ends in any case.
+    """
+    if frame is None:
+        return None
+    code = frame.f_code
+    if code is _APPLY:
+        name: str = frame.f_locals["cls"]._backward_cls.__name__
+        return name
+    return "checkpoint" if code.co_filename == _CHECKPOINT else None
 
 
 def describe(code: CodeType | None, lasti: int) -> str:
@@ -50,7 +104,9 @@ def describe(code: CodeType | None, lasti: int) -> str:
 
 def op_name(op: Any) -> str:
     """Return the operator's name (``addmm``) or ``unknown``."""
-    return "unknown" if op is None else str(getattr(op, "_overloadpacket", op)).removeprefix("aten.")
+    if op is None:
+        return "unknown"
+    return str(getattr(op, "_overloadpacket", op)).removeprefix("aten.").removesuffix("Backward")
 
 
 def module_storages() -> dict[int, str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from memlab.allocator import Allocator, OutOfMemory
 
-_sequence_nr = torch._C._autograd._get_sequence_nr
+CLONE = torch.ops.aten.clone.default
 
 
 class Made(weakref.ref[torch.UntypedStorage]):
@@ -33,9 +33,9 @@ class Made(weakref.ref[torch.UntypedStorage]):
 
 
 class Names(Protocol):
-    """An account that is told the operator which a storage was saved for."""
+    """An account that is told the operator which a tensor was saved for."""
 
-    def name_op(self, key: int, op: Any) -> None: ...
+    def name_op(self, token: int, op: Any) -> None: ...
 
 
 class StorageLedger:
@@ -43,8 +43,11 @@ class StorageLedger:
 
     def __init__(self, card: Allocator | None = None) -> None:
         self.card = card
-        self.last_op: Any = None
-        self.waiting: list[tuple[Names, int]] = []  # keys of what was saved for the operator that runs next
+        self.last_op: Any = None  # but no clone; None, if it ran with autograd off
+        self.last_sequence = -1
+        self.sequence = -1  # how many nodes there were at the last operator
+        self.waiting: list[tuple[Names, int]] = []  # what was saved for the operator that runs next
+        self._waits_at = -1
         self.blind: set[str] = set()
         self._current = 0
         self._peak = 0
@@ -52,13 +55,35 @@ class StorageLedger:
         self._released: deque[Made] = deque()
         self._lock = RLock()
 
-    def name_waiting(self, op: Any) -> None:
-        """An operator is about to run: what was saved since the last one was saved for it."""
-        waiting, self.waiting = self.waiting, []
-        for ledger, key in waiting:
-            ledger.name_op(key, op)
+    def name_waiting(self, op: Any, sequence: int) -> None:
+        """An operator is about to run (None: with autograd off): what waits was saved for it. Hot path.
 
-    def see(self, tensor: Tensor, op: Any, *, fresh: bool) -> None:
+        A node takes the next sequence number when it is made, saves its inputs, lets its operator run, saves outputs.
+        So what was saved since the last operator, at the number that holds now, was saved for this one. With autograd
+        off it was not: a custom Function of C++ saved it, and runs its own operators.
+        """
+        if op is CLONE:  # runs between, where an in-place operator saves what it overwrites; it saves nothing itself
+            self._waits_at = sequence
+            return
+        waiting, self.waiting = self.waiting, []
+        if op is not None and sequence == self._waits_at:
+            for ledger, token in waiting:
+                ledger.name_op(token, op)
+
+    def op_that_ran(self, sequence: int) -> Any:
+        """Return the operator that has run since the newest node was made, None before it has. Hot path."""
+        return self.last_op if self.last_sequence == sequence else None
+
+    def wait(self, ledger: Names, token: int, sequence: int) -> None:
+        """Let the operator that runs next tell ``ledger`` its name. Hot path."""
+        if self.last_sequence == sequence:
+            return  # others ran since the node was made: a custom Function of C++ saves it
+        if self._waits_at != sequence:
+            self.waiting.clear()
+            self._waits_at = sequence
+        self.waiting.append((ledger, token))
+
+    def see(self, tensor: Tensor, sequence: int, *, fresh: bool) -> None:
         """Account for an operator's output; ``fresh`` when it is a storage of its own. Hot path.
 
         Raises:
@@ -69,26 +94,25 @@ class StorageLedger:
         except NotImplementedError:
             self.blind.add(f"tensors of layout {tensor.layout} have no single storage and are not counted")
             return
-        self.last_op = op
         if self._released:
             self.settle()
         key = storage._cdata
         made = self._live.get(key)
         if made is not None:
-            made.sequence = _sequence_nr()
+            made.sequence = sequence
             if not fresh and made.bytes != storage.nbytes():
                 with self._lock:
                     self._resize(made, storage.nbytes())
         elif fresh:
             with self._lock:
-                self._enter(storage, key)
+                self._enter(storage, key, sequence)
 
-    def _enter(self, storage: torch.UntypedStorage, key: int) -> None:
+    def _enter(self, storage: torch.UntypedStorage, key: int, sequence: int) -> None:
         nbytes = storage.nbytes()
         address = self._malloc(nbytes) if self.card is not None else 0
         made = Made(storage, self._released.append)
         made.key, made.bytes, made.device, made.address = key, nbytes, storage.device, address
-        made.kind, made.sequence, made.counted = None, _sequence_nr(), True
+        made.kind, made.sequence, made.counted = None, sequence, True
         self._live[key] = made
         self._current += nbytes
         if self._current > self._peak:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -24,12 +24,20 @@ class Watch:
         card: the simulated card's probe, if a card was given.
     """
 
-    def __init__(self, card: str | int | Allocator | None, *, storages: bool, where: bool) -> None:
+    def __init__(
+        self,
+        card: str | int | Allocator | None,
+        *,
+        storages: bool,
+        where: bool,
+        modules: bool = False,
+        ignore: Iterable[str] = (),
+    ) -> None:
         if card is not None and not storages:
             raise ValueError("a card is fed by the storages probe: leave storages=True")
         self._card = card_of(card) if card is not None else None
         self._storages = Storages(self._card) if storages else None
-        self.saved = Saved(self._storages, where=where)
+        self.saved = Saved(self._storages, where=where, modules=modules, ignore=ignore)
         self.card = Simulated(self._storages) if self._storages is not None and self._card is not None else None
         self._stack = ExitStack()
 
@@ -68,7 +76,14 @@ class Watch:
         return sorted({*self.saved.blind, *(self._storages.blind if self._storages is not None else ())})
 
 
-def watch(card: str | int | Allocator | None = None, *, storages: bool = True, where: bool = True) -> Watch:
+def watch(
+    card: str | int | Allocator | None = None,
+    *,
+    storages: bool = True,
+    where: bool = True,
+    modules: bool | None = None,
+    ignore: Iterable[str] = (),
+) -> Watch:
     """Return a context manager that measures what autograd saves and what tensors are created in its block.
 
     >>> with memlab.watch() as seen:
@@ -79,12 +94,16 @@ def watch(card: str | int | Allocator | None = None, *, storages: bool = True, w
         card: a simulated card of this size (``"24 GiB"``, bytes, or an `Allocator`): storages are allocated on it, and
             ``torch.OutOfMemoryError`` is raised in the operator that does not fit.
         storages: also account for every storage created; ``False`` is cheaper and knows saved tensors only.
-        where: record the source line of each saved storage.
+        where: record the source line of each saved tensor.
+        modules: record the module in whose forward each tensor is saved; as ``where`` unless told.
+        ignore: files, folders or names of imported packages whose source lines are not yours: with
+            ``ignore=["transformers"]`` a line is the one in your code that called it.
 
     Raises:
         ValueError: a card whose size cannot be read, or a card without ``storages``.
     """
-    return Watch(card, storages=storages, where=where)
+    modules = where if modules is None else modules
+    return Watch(card, storages=storages, where=where, modules=modules, ignore=ignore)
 
 
 @dataclass(frozen=True)

@@ -126,17 +126,19 @@ def check_user_modes_see_no_extra_ops():
 
 
 def check_deep_graphs_can_be_freed():
-    """Touching the nodes of a chain would make torch 2.13 free it recursively: pack must not ask for grad_fn."""
+    """Touching the nodes of a chain would make torch 2.13 free it recursively: one for each operator is asked."""
     asked = []
     original = torch.Tensor.grad_fn
     x = torch.ones(1, requires_grad=True)
     torch.Tensor.grad_fn = property(lambda tensor: asked.append(1) or original.__get__(tensor))
     try:
         with memlab.watch():
-            y = (x.sin() + x.exp()).tanh()
+            y = x
+            for _ in range(20):
+                y = (y.sin() + y.exp()).tanh()
     finally:
         del torch.Tensor.grad_fn
-    assert asked == []
+    assert len(asked) <= 4
     del y
 
 
@@ -179,6 +181,11 @@ def check_readers_in_other_threads():
         assert (seen.saved.bytes, seen.saved.tensors, seen.storages.bytes) == (0, 0, 0)
 
 
+class Forgetful(dict):
+    def __contains__(self, key):
+        return False
+
+
 CHECKS = {
     check_gradients: ("memlab.hooks._unpack", lambda packed: packed.value * 1.0000001),
     check_own_outputs_go_without_gc: ("memlab.hooks._detach", lambda tensor: tensor),
@@ -187,7 +194,7 @@ CHECKS = {
     check_hooks_are_restored: ("memlab.hooks._remove_pair_of", lambda ledger: None),
     check_user_modes_see_no_extra_ops: ("memlab.hooks._modes", lambda: 0),
     check_readers_in_other_threads: ("memlab.ledger.RLock", nullcontext),
-    check_deep_graphs_can_be_freed: ("memlab.ledger._is_parameter", lambda tensor: tensor.grad_fn is None),
+    check_deep_graphs_can_be_freed: ("memlab.node_names.done", Forgetful()),
 }
 
 

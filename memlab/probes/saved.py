@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from memlab import hooks
 from memlab.ledger import SavedLedger
-from memlab.lines import Line
+from memlab.lines import Line, Tree, tree_of
 from memlab.probes.storages import Storages
 
 
@@ -19,13 +21,23 @@ class Saved:
     Args:
         storages: an open `Storages` probe, so that what was there before is told from what was made here. Without one,
             a leaf tensor counts as an input when Python code holds it.
-        where: record the user's source line of each storage's first saving.
+        where: record the user's source line of each saved tensor.
+        modules: record the module in whose forward each tensor is saved.
+        ignore: files, folders or names of packages whose source lines are not the user's.
     """
 
     name = "saved"
 
-    def __init__(self, storages: Storages | None = None, *, where: bool = True) -> None:
-        self.ledger = SavedLedger(storages.ledger if storages is not None else None, where=where)
+    def __init__(
+        self,
+        storages: Storages | None = None,
+        *,
+        where: bool = True,
+        modules: bool = True,
+        ignore: Iterable[str] = (),
+    ) -> None:
+        made = storages.ledger if storages is not None else None
+        self.ledger = SavedLedger(made, where=where, modules=modules, ignore=ignore)
 
     def __enter__(self) -> Saved:
         hooks.open_ledger(self.ledger)
@@ -68,8 +80,12 @@ class Saved:
         return sorted(self.ledger.blind)
 
     def by(self, what: str) -> dict[str, int]:
-        """Return `bytes` grouped by kind, line, op, step, dtype, device or shape; the groups add up to it."""
+        """Return `bytes` grouped by class (or kind), line, module, node, op, step, dtype, device or shape; adds up."""
         return self.ledger.by(what)
+
+    def tree(self) -> Tree:
+        """Return `bytes` by module, nested along the dotted names, with totals at every level."""
+        return tree_of(self.by("module"))
 
     def reset_peak(self) -> None:
         """Let `peak` start again from the present `bytes`."""

@@ -15,13 +15,17 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memlab import node_names
 from memlab.allocator import Allocator
-from memlab.storage_ledger import StorageLedger
+from memlab.storage_ledger import CLONE, StorageLedger
 
 # What an operator's outputs are, by its schema: storages of its own, views of its inputs, the inputs it writes to; or
 # not known, for operators outside aten that may break their schema's promise.
 FRESH, VIEW, WRITTEN, DOUBTFUL = range(4)
 _known: dict[int, tuple[Any, Any, int]] = {}  # by id, for an operator's own hash is Python code; kept, so ids stay
+_sequence_nr = torch._C._autograd._get_sequence_nr
+_grad_enabled = torch.is_grad_enabled
+_watched = node_names.watched
 
 # Their schemas promise a fresh output, but they return an alias of their input.
 _ALIASING = {"aten::_unsafe_view", "aten::_reshape_alias", "aten::lift", "aten::_reshape_from_tensor"}
@@ -44,21 +48,32 @@ class _Mode(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         ledger = self.ledger
+        sequence = _sequence_nr()
+        grad = _grad_enabled()
+        if _watched:
+            node_names.learn()
         if ledger.waiting:
-            ledger.name_waiting(func)
+            ledger.name_waiting(func if grad else None, sequence)
+        saves = func is not CLONE
+        if saves:
+            ledger.last_op, ledger.last_sequence = func if grad else None, sequence
         known = _known.get(id(func))
         if known is None:
             known = _known[id(func)] = (func, _call_of(func), _outputs_of(func))
         _, call, outputs = known
         out = call(*args, **kwargs) if kwargs else call(*args)
         if outputs != VIEW:
+            if saves and grad and sequence != ledger.sequence:  # a node was made since the last operator
+                ledger.sequence = sequence
+                if id(func) not in node_names.done:
+                    node_names.watch(func, out, sequence)
             if isinstance(out, Tensor):
-                ledger.see(out, func, fresh=outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args)))
+                ledger.see(out, sequence, fresh=outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args)))
             elif isinstance(out, (tuple, list)):
                 for each in out:
                     if isinstance(each, Tensor):
                         fresh = outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(each, args))
-                        ledger.see(each, func, fresh=fresh)
+                        ledger.see(each, sequence, fresh=fresh)
         return out
 
 
