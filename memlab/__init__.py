@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from memlab.graph import Bill as Bill
     from memlab.graph import bill as bill
     from memlab.lines import Line as Line
+    from memlab.ownership import Owner as Owner
+    from memlab.ownership import owners as owners
     from memlab.report import Finding as Finding
     from memlab.report import Report as Report
     from memlab.unavailable import Unavailable as Unavailable
@@ -34,6 +36,8 @@ _HOMES = {
     "Bill": "memlab.graph",
     "bill": "memlab.graph",
     "Line": "memlab.lines",
+    "Owner": "memlab.ownership",
+    "owners": "memlab.ownership",
     "Unavailable": "memlab.unavailable",
     "Finding": "memlab.report",
     "Report": "memlab.report",

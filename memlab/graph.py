@@ -12,19 +12,21 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from types import GetSetDescriptorType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from memlab import reasons
+from memlab import deep, reasons
 from memlab.hooks import Packed, tensors_in
 from memlab.lines import GIVEN, Line, Saving, Tree, group_lines, shared_text, tree_of
 from memlab.origins import WRAPPER_REFERENCES
 from memlab.reading import Reading
 from memlab.unavailable import Unavailable
 
+_mro, _namespace = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
 _raw_names: dict[type, tuple[str, ...]] = {}
 
 
@@ -71,12 +73,12 @@ def bill(tensor: Tensor) -> Bill:
         raise Unavailable(f"torch {torch.__version__} cannot show what a node keeps without running unpack hooks")
     if not isinstance(tensor, Tensor):
         raise TypeError(f"bill() takes one tensor, such as a loss, not {type(tensor).__name__}")
-    walk = _Walk()
+    walk = Walk()
     visited = []
     for node in nodes([tensor]):
         walk.visit(node)
         visited.append(node)
-    _free_in_order(tensor.grad_fn, visited)
+    free_in_order(visited)
     return Bill(sorted(walk.lines(), key=lambda line: -line.bytes), walk.nodes, dict(walk.unseen))
 
 
@@ -93,27 +95,10 @@ def nodes(roots: Iterable[Tensor | Any]) -> Iterator[Any]:
         stack.extend(following for following, _ in node.next_functions)
 
 
-class _Undertaker:
-    """Lives in the metadata of a graph's root and dies with it; then lets the other nodes go, parents first."""
-
-    def __init__(self, root: Any, visited: list[Any]) -> None:
-        others = [node for node in visited if node is not root]
-        others.sort(key=lambda node: min(node._sequence_nr(), _NEWEST))  # parents are younger than what they lead to
-        self.others = others
-
-    def __del__(self) -> None:
-        while self.others:
-            self.others.pop()
-
-
-def _free_in_order(root: Any, visited: list[Any]) -> None:
-    """Keep torch from freeing a deep graph recursively, now that Python has seen its nodes.
-
-    From torch 2.13 on a node that Python has seen frees its successors inside its own destruction: 50,000 in a row
-    overflow the stack. Held by the root's metadata, they live exactly as long as the root and go one at a time.
-    """
+def free_in_order(visited: list[Any]) -> None:
+    """Keep torch from freeing a deep graph recursively, now that Python has seen all its nodes (see `memlab.deep`)."""
     if NODES_KEEP_WRAPPERS and len(visited) > SHALLOW:
-        root.metadata["memlab"] = _Undertaker(root, visited)
+        deep.cut(visited)
 
 
 def _keeps_wrappers() -> bool:
@@ -124,7 +109,6 @@ def _keeps_wrappers() -> bool:
 
 
 SHALLOW = 10_000  # nodes: a graph of no more is freed recursively without harm
-_NEWEST = 1 << 62  # AccumulateGrad's own number, 2**64 - 1, marks the nodes that lead nowhere
 
 
 def _node_of(root: Any) -> Any:
@@ -156,7 +140,7 @@ class _Seen(NamedTuple):
     packed: Packed | None
 
 
-class _Walk:
+class Walk:
     """Collects storages over the nodes of one walk."""
 
     def __init__(self) -> None:
@@ -185,11 +169,11 @@ class _Walk:
 
     def _knows(self, tensor: Tensor) -> bool:
         """Whether this very tensor is held by the walk itself: another node saved it, too."""
-        known = self._found.get(_key_of(tensor) or 0)
+        known = self._found.get(key_of(tensor) or 0)
         return known is not None and known[0] is tensor
 
     def _add(self, tensor: Tensor, packed: Packed | None, node: Any, name: str, *, held: bool) -> None:
-        key = _key_of(tensor)
+        key = key_of(tensor)
         if key is None:
             self.unseen[f"{node.name()} ({tensor.layout})"] += 1
             return
@@ -263,7 +247,8 @@ class _Walk:
         )
 
 
-def _key_of(tensor: Tensor) -> int | None:
+def key_of(tensor: Tensor) -> int | None:
+    """Return what tells a tensor's storage from others; None if it has no storage of its own."""
     try:
         return int(tensor.untyped_storage()._cdata)
     except NotImplementedError:  # sparse and opaque layouts have no storage of their own
@@ -323,14 +308,16 @@ def count_live_nodes(limit: int = 2 * SHALLOW) -> int:
     Walks the heap. A node that only C++ holds (in a container of an extension, say) is not counted. The limit keeps
     graphs that Python has seen so shallow that torch can free them.
     """
-    categories: dict[type, bool] = {}
+    categories: dict[int, tuple[type, bool]] = {}  # by id: a metaclass may define __hash__
     roots = []
     with torch._C.DisableTorchFunctionSubclass():
         for thing in gc.get_objects():
             kind = type(thing)
-            wanted = categories.get(kind)
-            if wanted is None:
-                wanted = categories[kind] = issubclass(kind, Tensor) or hasattr(kind, "next_functions")
-            if wanted:
+            known = categories.get(id(kind))
+            if known is None:
+                mro = _mro(kind)
+                is_node = any(type(_namespace(each).get("next_functions")) is GetSetDescriptorType for each in mro)
+                known = categories[id(kind)] = (kind, is_node or any(each is Tensor for each in mro))
+            if known[1]:
                 roots.append(thing)
         return sum(1 for _ in itertools.islice(nodes(roots), limit))

@@ -21,6 +21,7 @@ from memlab import hook_stack
 from memlab.hook_stack import Pair
 from memlab.in_place import LEAF, VIEW, in_place_text
 from memlab.ledger import SavedLedger
+from memlab.lines import Origin
 
 _autograd = hook_stack.autograd
 _disable_hooks = _autograd._saved_tensors_hooks_disable
@@ -87,6 +88,11 @@ class Packed:
         if self.account is None:
             return None
         return self.held[0] if self.account is _SEVERAL else (self.account, self.held)
+
+    def origin(self) -> Origin | None:
+        """Return what the first ledger recorded when it was saved; None if none counts it. Cheaper than a line."""
+        counted = self.counted
+        return None if counted is None else counted[0].origin(counted[1])
 
     def count_in(self, pairs: Sequence[tuple[SavedLedger, int]]) -> None:
         self.account, self.held = (_SEVERAL, pairs) if pairs else (None, ())

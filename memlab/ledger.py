@@ -263,6 +263,11 @@ class SavedLedger:
         self._settle()
         return Reading(self._origins, self._entries, self._shares, self._first_gone, _tensors_of)
 
+    def origin(self, token: int) -> Origin:
+        """Return what was recorded of one saved tensor."""
+        accounts = self._shares if token > KEY_MASK else self._entries
+        return self._origins[accounts[token] & INDEX_MASK]
+
     def by(self, what: str) -> dict[str, int]:
         """Return the headline's bytes grouped by ``what``, largest first; they add up to `bytes`.
 

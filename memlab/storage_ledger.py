@@ -190,6 +190,11 @@ class StorageLedger:
         self.settle()
         return [made.bytes for made in self._live.values() if made.counted]
 
+    def live(self) -> dict[int, int]:
+        """Return ``{storage key: bytes}`` of what is alive."""
+        self.settle()
+        return {key: made.bytes for key, made in list(self._live.items()) if made.counted}
+
     def by_device(self) -> dict[str, int]:
         """Return ``{device: bytes}`` of what is alive."""
         self.settle()

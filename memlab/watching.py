@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from memlab import graph
 from memlab.allocator import Allocator
+from memlab.ownership.growing import growing
+from memlab.ownership.owner import Owner
+from memlab.ownership.survey import Survey, survey
 from memlab.probes.saved import Saved
 from memlab.probes.simulated import Simulated, card_of
 from memlab.probes.storages import Storages
@@ -116,6 +119,8 @@ class Growth:
         nodes_per_step: likewise, autograd nodes that live Python tensors lead to.
         series: bytes alive after each measured step, after a garbage collection.
         nodes: autograd nodes after each measured step.
+        owners: who holds what grows, each with its ``bytes_per_step`` and ``nodes_per_step``; empty if nothing grows,
+            and on torch 2.6, which cannot show what a node keeps.
     """
 
     grows: bool
@@ -123,6 +128,7 @@ class Growth:
     nodes_per_step: int
     series: tuple[int, ...]
     nodes: tuple[int, ...]
+    owners: tuple[Owner, ...] = ()
 
 
 def growth(step: Callable[[], object], steps: int = 10, warmup: int = 3) -> Growth:
@@ -130,6 +136,9 @@ def growth(step: Callable[[], object], steps: int = 10, warmup: int = 3) -> Grow
 
     After ``warmup`` runs that are not judged (lazily created state, caches that fill once), each of ``steps`` runs is
     followed by a garbage collection and a reading of the storages created here and still alive.
+
+    Where bytes grow, or nodes alone, two looks at Python's heap (half way and at the end) say who holds what grows.
+    Where nothing grows there are none.
 
     Args:
         step: called with nothing; what it returns is dropped.
@@ -143,14 +152,31 @@ def growth(step: Callable[[], object], steps: int = 10, warmup: int = 3) -> Grow
         raise ValueError(f"growth needs at least 2 steps and no negative warmup, got steps={steps}, warmup={warmup}")
     series: list[int] = []
     nodes: list[int] = []
-    with watch(where=False) as seen:
+    before: int | None = None
+    early: tuple[int, Survey] | None = None
+    found: tuple[Owner, ...] = ()
+    with watch() as seen:
         for index in range(warmup + steps):
             step()
             gc.collect()
-            if index >= warmup:
-                series.append(seen.storages.bytes)
-                nodes.append(graph.count_live_nodes())
-    return Growth(_rises(series), _slope(series), _slope(nodes), tuple(series), tuple(nodes))
+            if index < warmup:
+                before = seen.storages.bytes
+                continue
+            series.append(seen.storages.bytes)
+            nodes.append(graph.count_live_nodes())
+            if index == warmup + (steps - 1) // 2 and _may_grow(before, series, nodes):
+                early = index, survey(made=seen.storages.ledger.live())
+        if graph.READS_PACKED and (_rises(series) or _rises(nodes)):
+            late = survey(made=seen.storages.ledger.live())
+            start, first = early if early is not None else (-1, None)
+            found = growing(first, late, warmup + steps - 1 - start)
+    return Growth(_rises(series), _slope(series), _slope(nodes), tuple(series), tuple(nodes), found)
+
+
+def _may_grow(before: int | None, series: list[int], nodes: list[int]) -> bool:
+    """Whether it is worth a look at the heap half way, to be compared with one at the end."""
+    start = series[0] if before is None else before
+    return graph.READS_PACKED and (series[-1] > start or nodes[-1] > nodes[0])
 
 
 def _rises(series: list[int]) -> bool:

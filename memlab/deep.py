@@ -1,0 +1,66 @@
+"""Keep torch from freeing a deep graph recursively, once Python has seen its nodes.
+
+From torch 2.13 on a node that Python has seen frees its successors inside its own destruction: 50,000 in a row overflow
+the stack. So the graph is cut into bands by height (the longest way down to a leaf). Where an edge leads from one band
+to a lower one, the upper node's metadata holds the lower node, and lets it go only after the upper node is gone. A node
+keeps its successors alive anyway, so nothing lives longer, whatever shares the graph and in which order it goes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+BAND = 2_000  # nodes; at most two bands are freed recursively, and five times as many would be harmless
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.waiting: deque[Any] = deque()
+        self.busy = False
+
+
+_thread = _Thread()
+
+
+class Cut:
+    """Lives in a node's metadata, dies with it, and lets the successors that it holds go after it, one at a time."""
+
+    __slots__ = ("successors",)
+
+    def __init__(self, successors: list[Any]) -> None:
+        self.successors = successors
+
+    def __del__(self) -> None:
+        thread = _thread
+        thread.waiting.extend(self.successors)
+        self.successors = []
+        if thread.busy:
+            return
+        thread.busy = True
+        try:
+            while thread.waiting:
+                thread.waiting.pop()
+        finally:
+            thread.busy = False
+
+
+def cut(nodes: Sequence[Any]) -> None:
+    """Cut the graph of ``nodes``, which must include all that they lead to."""
+    heights: dict[Any, int] = {}
+    for root in nodes:
+        stack = [] if root in heights else [(root, [following for following, _ in root.next_functions if following])]
+        while stack:
+            node, successors = stack[-1]
+            waiting = [each for each in successors if each not in heights]
+            if waiting:
+                following = waiting[-1]
+                stack.append((following, [each for each, _ in following.next_functions if each]))
+                continue
+            stack.pop()
+            height = heights[node] = 1 + max((heights[each] for each in successors), default=0)
+            lower = [each for each in successors if height // BAND > heights[each] // BAND >= 1]
+            if lower:
+                node.metadata["memlab"] = Cut(lower)

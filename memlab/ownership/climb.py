@@ -1,0 +1,260 @@
+"""Climb from objects to all the names that hold them, through containers and objects that have no name themselves."""
+
+from __future__ import annotations
+
+import _thread
+import functools
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from types import (
+    AsyncGeneratorType,
+    CellType,
+    CodeType,
+    CoroutineType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    ModuleType,
+)
+from typing import Any
+
+from torch import Tensor
+
+from memlab import deep, hooks
+from memlab.ownership import frames, look
+from memlab.ownership.heap import Heap
+
+DEEPEST = 40  # levels of containers and objects between a tensor and a name
+MOST = 300_000  # objects to climb through
+LRU_CACHE = type(functools.lru_cache(lambda: None))
+_OWN = (hooks.Packed, deep.Cut, Heap)
+_GENERATORS = {GeneratorType: "generator", CoroutineType: "coroutine", AsyncGeneratorType: "coroutine"}
+
+Key = tuple[Any, ...]
+LAST_ERROR: Key = ("sys", "last")
+
+
+@dataclass(frozen=True, eq=False)
+class Name:
+    """A name that Python code can use or clear.
+
+    ``key`` tells names apart: two names of one closure cell have one key. ``rank`` says which of several to show: the
+    lower, the better. ``root`` is an object that must be alive for the name to matter; None for what runs or is global.
+    """
+
+    text: str
+    where: str
+    kind: str
+    key: Key
+    rank: float
+    root: Any = None
+
+
+class Climb:
+    """Everything between some objects and the names that hold them.
+
+    Attributes:
+        down: ``{holder: held}`` by ``id()``, of every object on the way.
+        names: names by the ``id()`` of what they name.
+        things: the objects on the way, by ``id()``.
+        spaces: the dicts that are somebody's ``__dict__``: ``{id of the dict: id of the object}``.
+        nodes: pairs (id of an autograd node, id of what Python code has hung on it).
+    """
+
+    def __init__(self, heap: Heap, starts: list[Any], extra: list[tuple[Any, Any]]) -> None:
+        self.heap = heap
+        self.things: dict[int, Any] = {id(each): each for each in starts}
+        self.down: defaultdict[int, set[int]] = defaultdict(set)
+        self.up: defaultdict[int, list[int]] = defaultdict(list)
+        self.names: defaultdict[int, list[Name]] = defaultdict(list)
+        self.spaces: dict[int, int] = {}
+        self.nodes: set[tuple[int, int]] = set()
+        self._modules = _module_dicts()
+        self._frames, self._cell_locals = _frame_slots()
+        self.grads: defaultdict[int, set[int]] = defaultdict(set)
+        self._extra: defaultdict[int, list[Any]] = defaultdict(list)
+        for holder, held in extra:
+            self._extra[id(held)].append(holder)
+            self.grads[id(holder)].add(id(held))
+        level = set(self.things)
+        self._risen = set(level)
+        for _ in range(DEEPEST):
+            if not level or len(self.things) > MOST:
+                break
+            level = self._rise(level)
+
+    def _rise(self, level: set[int]) -> set[int]:
+        """Find all holders of this level; return those that have no name and are to be asked next."""
+        for each in level:
+            self.names[each].extend(self._frames.get(each, ()))
+        found = self.heap.holders(level)
+        for each in level & self._extra.keys():
+            found.extend((holder, [each]) for holder in self._extra[each])
+        found.sort(key=lambda pair: id(pair[0]) not in self._modules)  # who has a name must be known first
+        fresh: set[int] = set()
+        for holder, held in found:
+            for each in held:
+                if self._leads_to(holder, each):
+                    self._link(holder, each)
+                    if not self._is_named_object(each):  # else the name is where climbing ends
+                        fresh.add(id(holder))
+        fresh -= self._risen
+        self._risen |= fresh
+        return fresh
+
+    def _link(self, holder: Any, held: int) -> None:
+        self.things[id(holder)] = holder
+        if held not in self.down[id(holder)]:
+            self.down[id(holder)].add(held)
+            self.up[held].append(id(holder))
+
+    def _leads_to(self, holder: Any, held: int) -> bool:
+        """Record what ``holder`` is to ``held``; tell whether the way leads on through it, and not to a name."""
+        kind = type(holder)
+        if look.is_exactly(holder, *_OWN, CodeType) or id(holder) in self.heap.without:
+            return False
+        if kind is FrameType and frames.is_own(holder.f_code):
+            return False
+        if id(holder) in self._modules:
+            self._name_global(holder, held, self._modules[id(holder)])
+            return False
+        if kind is FunctionType:
+            return self._function(holder, held)
+        if look.is_exactly(holder, *_GENERATORS):
+            return self._generator(holder, held, _GENERATORS[kind])
+        if kind is LRU_CACHE:
+            self._name_cache(holder, held)
+            return False
+        if look.is_a(holder, ModuleType):
+            return False
+        if look.is_a(holder, type):
+            return self._class(holder, held)
+        if look.is_node(kind):
+            self.nodes.add((id(holder), held))
+            return True
+        if look.is_a(holder, Tensor) and look.is_node(type(self.things[held])):
+            return False  # a tensor leads to its own graph
+        if look.is_a(holder, _thread._local) and type(self.things[held]) is dict:
+            for space in self.down[held]:  # in between lies a dict with one ``__dict__`` for each thread
+                self.spaces[space] = id(holder)
+                self._link(holder, space)
+        if kind is CellType:
+            for name in self._cell_locals.get(held, ()):
+                self.names[id(holder)].append(_renamed(name, ("cell", id(holder))))
+        if type(self.things[held]) is dict and id(look.dict_of(holder)) == held:
+            self.spaces[held] = id(holder)
+        return True
+
+    def _is_named_object(self, held: int) -> bool:
+        thing = self.things[held]
+        return (
+            bool(self.names.get(held))
+            and not look.is_a(thing, *look.CONTAINERS)
+            and not look.is_exactly(thing, *look.PASSING)
+        )
+
+    def _name_global(self, space: dict[Any, Any], held: int, module: str) -> None:
+        for key, value in look.items(space):
+            if id(value) == held and type(key) is str:
+                shell = module == "__main__" and (key.startswith("_") or key in ("Out", "In"))
+                is_last_error = module == "sys" and key in ("last_value", "last_exc", "last_traceback", "last_type")
+                self.names[held].append(
+                    Name(
+                        text="sys.last_value" if is_last_error else key,
+                        where="the last error" if is_last_error else f"global of {module}",
+                        kind="traceback" if is_last_error else "global",
+                        key=LAST_ERROR if is_last_error else ("global", id(space), key),
+                        rank=6 if shell else 1,
+                    )
+                )
+
+    def _function(self, function: FunctionType, held: int) -> bool:
+        about = f"{function.__qualname__}(), {frames.place(function.__code__)}"
+        if held == id(function.__closure__):
+            for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+                key = ("cell", id(cell))
+                self.names[id(cell)].append(Name(free, f"closure of {about}", "closure", key, 2, function))
+        elif held == id(function.__defaults__):
+            code, defaults = function.__code__, function.__defaults__ or ()
+            named = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+            for argument, value in zip(named, defaults, strict=False):
+                self._name_default(function, argument, value, about)
+        elif type(self.things[held]) is not dict:
+            return False
+        elif held == id(function.__globals__):
+            module = function.__globals__.get("__name__")
+            for child in list(self.down[held]):
+                self._name_global(function.__globals__, child, module if type(module) is str else "a namespace")
+        elif held == id(function.__kwdefaults__):
+            for argument, value in look.items(function.__kwdefaults__ or {}):
+                self._name_default(function, argument, value, about)
+        elif held == id(function.__dict__):
+            self.spaces[held] = id(function)
+            name = Name(function.__qualname__, f"function {about}", "function", ("function", id(function)), 2)
+            self.names[id(function)] = [name]
+            return True
+        return False
+
+    def _name_default(self, function: FunctionType, argument: str, value: Any, about: str) -> None:
+        key = ("default", id(function), argument)
+        self.names[id(value)].append(
+            Name(argument, f"default argument of {about}", "default argument", key, 2, function)
+        )
+
+    def _generator(self, generator: Any, held: int, kind: str) -> bool:
+        frame = frames.FRAME_OF[type(generator)].__get__(generator)
+        if frame is not None:
+            for name, identity in frames.slots(frame):
+                if identity == held:
+                    where = f"local of {kind} {generator.__qualname__}(), {frames.place(frame.f_code, frame.f_lineno)}"
+                    self.names[held].append(_local(name, where, kind, ("generator", id(generator), name), 0, generator))
+        return False
+
+    def _name_cache(self, cache: Any, held: int) -> None:
+        function = (look.dict_of(cache) or {}).get("__wrapped__")
+        name = function.__qualname__ if type(function) is FunctionType else "a function"
+        where = f"lru_cache of {name}(); {name}.cache_clear() empties it"
+        self.names[held].append(Name(name, where, "lru_cache", ("lru_cache", id(cache)), 1, cache))
+
+    def _class(self, kind: type, held: int) -> bool:
+        if type(self.things[held]) is not dict:
+            return False  # its bases, its subclasses
+        self.spaces[held] = id(kind)
+        name = look.qualified(kind)
+        self.names[id(kind)] = [Name(name, f"class {name}", "class", ("class", id(kind)), 2, kind)]
+        return True
+
+
+def _local(name: str, where: str, kind: str, key: Key, rank: float, holder: Any = None) -> Name:
+    if name == frames.TEMPORARY:
+        return Name("a value in use", where.replace("local of", "in"), "temporary", key, 5, holder)
+    return Name(name, where, kind, key, rank + 0.5 * (name == "self"), holder)
+
+
+def _renamed(name: Name, key: Key) -> Name:
+    return Name(name.text, name.where, name.kind, key, name.rank, name.root)
+
+
+def _module_dicts() -> dict[int, str]:
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if look.is_a(module, ModuleType):
+            found[id(look.dict_of(module))] = name
+    return found
+
+
+def _frame_slots() -> tuple[dict[int, list[Name]], dict[int, list[Name]]]:
+    """Return names by the identity of what running frames hold, and those of cells by the identity of the content."""
+    found: defaultdict[int, list[Name]] = defaultdict(list)
+    cells: defaultdict[int, list[Name]] = defaultdict(list)
+    for frame in frames.running():
+        code = frame.f_code
+        where = f"local of {frames.describe(frame)}"
+        in_cells = {*code.co_cellvars, *code.co_freevars}
+        for name, identity in frames.slots(frame):
+            is_cell = name in in_cells
+            key = ("cell", identity) if is_cell else ("local", id(frame), name)
+            several = cells if is_cell and frames.SHOWS_CONTENT else found
+            several[identity].append(_local(name, where, "local", key, 0))
+    return dict(found), dict(cells)

@@ -1,0 +1,193 @@
+"""Owners in words: a name, where it lives, and the path from it to a node."""
+
+from __future__ import annotations
+
+import _thread
+from collections.abc import Iterator
+from types import CellType, FrameType, FunctionType, TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from memlab.ownership import frames, look
+from memlab.ownership.assign import Assignment
+from memlab.ownership.climb import Climb, Key, Name
+
+_HOOKS = "_hooks"
+
+
+class Words:
+    """Describes the keys of one assignment."""
+
+    def __init__(self, climb: Climb, assignment: Assignment) -> None:
+        self._climb, self._assignment = climb, assignment
+        self._named: dict[Key, Name] = {}
+        for names in climb.names.values():
+            for name in names:
+                known = self._named.get(name.key)
+                if known is None or name.rank < known.rank:
+                    self._named[name.key] = name
+        self._prefixes: dict[int, tuple[str, Name | None]] = {}
+
+    def name(self, key: Key) -> Name:
+        """Return the best name for a key; several objects' attributes that were joined share what their names share."""
+        parts = [self._single(each) for each in self._assignment.joined.get(key, [key])]
+        best = min(parts, key=lambda name: name.rank)
+        return best if len(parts) == 1 else self._common(parts)
+
+    def _single(self, key: Key) -> Name:
+        if key in self._named:
+            return self._named[key]
+        holder, attribute = self._assignment.attributes[key]
+        prefix, root = self._prefix(holder)
+        kind = type(self._climb.things[holder])
+        text = f"{prefix}.{attribute}".replace(".[", "[")
+        thing = self._climb.things[holder]
+        holds = thing if root is None else root.root
+        if look.is_a(thing, type):
+            where = f"attribute of class {look.qualified(thing)}"
+        elif type(thing) is FunctionType:
+            where = f"attribute of function {thing.__qualname__}()"
+        elif root is None:
+            where = f"attribute of a {look.type_name(kind)}"
+        else:
+            where = f"attribute of {look.type_name(kind)}; {root.text} is {root.where}"
+        return Name(
+            text,
+            where,
+            self._kind(holder, attribute),
+            key,
+            10 if root is None else root.rank,
+            holds,
+        )
+
+    def _kind(self, holder: int, attribute: str) -> str:
+        thing = self._climb.things[holder]
+        if look.is_a(thing, type):
+            return "class attribute"
+        if attribute == "__traceback__":
+            return "traceback"
+        if attribute.endswith(_HOOKS):
+            return "hook"
+        if look.is_a(thing, Tensor):
+            return "tensor attribute"
+        if look.is_a(thing, _thread._local):
+            return "thread-local"
+        return "function attribute" if type(thing) is FunctionType else "instance attribute"
+
+    def _common(self, parts: list[Name]) -> Name:
+        split = [part.text.split(".") for part in parts]
+        shared: list[str] = []
+        for column in zip(*split, strict=False):
+            if len(set(column)) > 1:
+                break
+            shared.append(column[0])
+        last = split[0][-1]
+        text = ".".join([*shared, "*", last]) if shared and shared != split[0] else f"*.{last}"
+        best = min(parts, key=lambda name: name.rank)
+        return Name(text, f"{best.where} (and {len(parts) - 1} more)", best.kind, best.key, best.rank, best.root)
+
+    def _prefix(self, thing: int) -> tuple[str, Name | None]:
+        """Return how to reach an object in code: the name of what leads to it, and attributes."""
+        if thing not in self._prefixes:
+            self._prefixes[thing] = self._find_prefix(thing)
+        return self._prefixes[thing]
+
+    def _find_prefix(self, thing: int) -> tuple[str, Name | None]:
+        level, before = [thing], {thing: -1}
+        while level:
+            named = [(min(names, key=lambda name: name.rank), each) for each in level if (names := self._names(each))]
+            if named:
+                name, each = min(named, key=lambda pair: pair[0].rank)
+                return name.text + "".join(self._steps(each, before)), name
+            above = []
+            for each in level:
+                for holder in self._climb.up[each]:
+                    if holder not in before:
+                        before[holder] = each
+                        above.append(holder)
+            level = above
+        return look.type_name(type(self._climb.things[thing])), None
+
+    def _names(self, thing: int) -> list[Name]:
+        return self._climb.names.get(thing, [])
+
+    def _steps(self, holder: int, below: dict[int, int]) -> Iterator[str]:
+        climb = self._climb
+        while (held := below[holder]) != -1:
+            if held in climb.spaces and climb.spaces[held] == holder:
+                pass
+            elif holder in climb.spaces:
+                attribute = self._assignment.attribute_in(holder, held)
+                yield "" if attribute in ("_modules", "_parameters", "_buffers") else f".{attribute}"
+            elif look.is_a(climb.things[holder], *look.CONTAINERS):
+                yield self._element(holder, held)
+            elif not look.is_exactly(climb.things[holder], *look.PASSING):
+                attribute = self._assignment.attribute(holder, held)
+                yield "" if attribute in ("_modules", "_parameters", "_buffers") else f".{attribute}"
+            holder = held
+
+    def _element(self, holder: int, held: int) -> str:
+        thing = self._climb.things[holder]
+        place = look.place_in(thing, held)
+        above = self._climb.up[holder]
+        is_store = any(
+            (each in self._climb.spaces and self._assignment.attribute_in(each, holder) in ("_modules", "_parameters"))
+            for each in above
+        )
+        return f".{place[2:-2]}" if is_store and place.startswith("['") else place
+
+    def path(self, key: Key, name: Name, anchor: int, ends: str) -> str:
+        """Return the way from a name down to one of the tensors that it holds."""
+        parts = [f"{name.text} ({name.where})", *self._way(key, anchor), ends]
+        return " -> ".join(part for index, part in enumerate(parts) if part and part != parts[index - 1])
+
+    def _way(self, key: Key, anchor: int) -> list[str]:
+        """Climb from the tensor to what the key names, on a shortest way, and say what is passed."""
+        climb, assignment = self._climb, self._assignment
+        keys = [each for each in assignment.joined.get(key, [key]) if assignment.holds(each, anchor)] or [key]
+        targets = self._targets(keys[0])
+        level, below = [anchor], {anchor: -1}
+        while level:
+            reached = next((each for each in level if each in targets), None)
+            if reached is not None:
+                return [self._passed(each, below[each]) for each in self._down(reached, below)]
+            above = []
+            for each in level:
+                for holder in climb.up[each]:
+                    if holder not in below and assignment.holds(keys[0], holder):
+                        below[holder] = each
+                        above.append(holder)
+            level = above
+        return []
+
+    def _targets(self, key: Key) -> set[int]:
+        if key in self._assignment.attributes:
+            holder, attribute = self._assignment.attributes[key]
+            return {held for held, name in self._assignment.attributes_of(holder) if name == attribute}
+        return {each for each, names in self._climb.names.items() if any(name.key == key for name in names)}
+
+    def _down(self, thing: int, below: dict[int, int]) -> Iterator[int]:
+        while below[thing] != -1:
+            yield thing
+            thing = below[thing]
+
+    def _passed(self, holder: int, held: int) -> str:
+        climb = self._climb
+        thing: Any = climb.things[holder]
+        kind = type(thing)
+        if look.is_exactly(thing, CellType, FunctionType) or climb.spaces.get(held) == holder:
+            return ""
+        if holder in climb.spaces:
+            owner = climb.things[climb.spaces[holder]]
+            return f"{look.type_name(type(owner))}.{self._assignment.attribute_in(holder, held)}"
+        if kind is TracebackType:
+            return "traceback"
+        if look.is_exactly(thing, *look.PASSING) and kind is not FrameType:
+            return look.type_name(kind)
+        if kind is FrameType:
+            name = next((name for name, identity in frames.slots(thing) if identity == held), "")
+            return f"frame of {frames.describe(thing)}" + (f": {name}" if name else "")
+        if look.is_a(thing, *look.CONTAINERS):
+            return look.type_name(kind) + look.place_in(thing, held)
+        return f"{look.type_name(kind)}.{self._assignment.attribute(holder, held)}"

@@ -1,0 +1,83 @@
+"""Python's heap at one moment: which objects hold which, found backwards without a loop over every reference."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CHUNK = 512
+_BITS = 20
+_HASHES = 1 << _BITS
+
+
+class Heap:
+    """Every object that Python's garbage collector tracks, and the identities of all that they refer to.
+
+    References are read in C, a chunk of objects at a time (``gc.get_referents``), and kept as numbers; which object of
+    a chunk holds what is only asked of chunks that can answer. No user code runs.
+
+    Args:
+        objects: what ``gc.get_objects()`` returned, before this object was made: else it would hold itself.
+        without: identities of objects that do not count: the caller's own.
+    """
+
+    def __init__(self, objects: list[Any], without: Iterable[int] = ()) -> None:
+        self.objects = objects
+        self.without = {id(objects), *without}
+        parts = []
+        for start in range(0, len(self.objects), _CHUNK):
+            parts.append(_ids(gc.get_referents(*self.objects[start : start + _CHUNK])))
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self._ids: NDArray[np.intp] = np.concatenate(parts) if parts else np.zeros(0, np.intp)
+        del parts
+        self._hashes = _hash(self._ids)
+        # Now, before the search itself holds anything but the list.
+        self._references = np.fromiter(map(sys.getrefcount, objects), dtype=np.intp, count=len(objects))
+        self._references -= next(map(sys.getrefcount, [object()]))
+
+    def holders(self, targets: set[int]) -> list[tuple[Any, list[int]]]:
+        """Return every object that refers to one of ``targets``, with the targets that it refers to."""
+        found = []
+        for chunk in np.unique(np.searchsorted(self._starts, self._places(targets), "right") - 1).tolist():
+            for thing in self.objects[chunk * _CHUNK : (chunk + 1) * _CHUNK]:
+                referents = gc.get_referents(thing)
+                if targets.isdisjoint(map(id, referents)) or id(thing) in self.without:
+                    continue
+                found.append((thing, list({id(each): None for each in referents if id(each) in targets})))
+        return found
+
+    def count(self, targets: set[int]) -> dict[int, int]:
+        """Return how many references to each of ``targets`` tracked objects hold."""
+        ids, counts = np.unique(self._ids[self._places(targets)], return_counts=True)
+        return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+
+    def references(self, targets: set[int]) -> dict[int, int]:
+        """Return how many references there are to each of ``targets``, whoever holds them."""
+        ids = _ids(self.objects)
+        places = np.flatnonzero(np.isin(ids, np.fromiter(targets, dtype=np.intp, count=len(targets))))
+        return dict(zip(ids[places].tolist(), self._references[places].tolist(), strict=True))
+
+    def _places(self, targets: set[int]) -> NDArray[np.intp]:
+        wanted = np.fromiter(targets, dtype=np.intp, count=len(targets))
+        table = np.zeros(_HASHES, dtype=np.bool_)
+        table[_hash(wanted)] = True
+        places: NDArray[np.intp] = np.flatnonzero(table[self._hashes])
+        found: NDArray[np.intp] = places[np.isin(self._ids[places], wanted)]
+        return found
+
+
+def _ids(things: list[Any]) -> NDArray[np.intp]:
+    """Return ``id()`` of each: what an array of objects consists of."""
+    array = np.fromiter(things, dtype=np.object_, count=len(things))
+    ids: NDArray[np.intp] = np.frombuffer(array, dtype=np.intp).copy()
+    return ids
+
+
+def _hash(ids: NDArray[np.intp]) -> NDArray[np.uint32]:
+    hashes: NDArray[np.uint32] = ((ids >> 4) & (_HASHES - 1)).astype(np.uint32)
+    return hashes

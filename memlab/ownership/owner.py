@@ -1,0 +1,51 @@
+"""One owner: a Python name that keeps autograd graphs, or tensors, alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A Python name that keeps autograd graphs alive; plain data, it keeps nothing alive itself.
+
+    All elements of one container are one owner: the variable that holds the container.
+
+    Attributes:
+        path: from the name to a node, such as
+            ``"losses (local of train(), train.py:31) -> list[412] -> Tensor -> MeanBackward0"``; the last element
+            stands for all.
+        name: what to write in code to reach it, such as ``"losses"`` or ``"trainer.history"``.
+        where: where that name lives, such as ``"local of train(), train.py:31"``.
+        kind: what sort of name it is: local, generator, coroutine, traceback, global, instance attribute, class
+            attribute, closure, default argument, lru_cache, thread-local, tensor attribute, hook, ctx attribute, cycle,
+            temporary, or C++ only.
+        bytes: saved bytes that it reaches, each storage once; parameters, buffers and inputs left out, as in a `Bill`.
+            Of an owner of plain tensors (``holds == "tensors"``), the bytes of their storages.
+        exclusive_bytes: of these, what only it reaches: freed if this one name went.
+        tensors: saved tensors that it reaches (or plain tensors).
+        nodes: autograd nodes that it reaches.
+        exclusive_nodes: of these, what only it reaches.
+        elements: how many tensors it holds that lead to graphs, such as 412 losses.
+        born: ``"file:line"`` where most of the bytes were saved, if a watch recorded them, else ``"unknown"``.
+        holds: ``"graph"``, or ``"tensors"`` for plain tensors without a graph.
+        freed_by_gc: only a reference cycle holds it, and Python's garbage collector alone would free it.
+        bytes_per_step: by how many bytes it grew in each step; known to `memlab.growth` only, else 0.
+        nodes_per_step: likewise, autograd nodes.
+    """
+
+    path: str
+    name: str
+    where: str
+    kind: str
+    bytes: int
+    exclusive_bytes: int
+    tensors: int
+    nodes: int
+    exclusive_nodes: int
+    elements: int
+    born: str = "unknown"
+    holds: str = "graph"
+    freed_by_gc: bool = False
+    bytes_per_step: int = 0
+    nodes_per_step: int = 0

@@ -1,0 +1,209 @@
+"""One look at the heap: every owner, with what it reaches and what only it reaches."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from memlab import graph, origins
+from memlab.ownership import anchors, look
+from memlab.ownership.alive import Garbage
+from memlab.ownership.anchors import Anchors
+from memlab.ownership.assign import Assignment
+from memlab.ownership.climb import Climb, Key, Name
+from memlab.ownership.describe import Words
+from memlab.ownership.heap import Heap
+from memlab.ownership.loose import Loose
+from memlab.ownership.owner import Owner
+from memlab.ownership.reach import Graphs, Reached
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Owners, largest exclusive first; and by key what each pins: bytes of the storages asked about, and nodes."""
+
+    owners: list[Owner]
+    keys: list[Key]
+    pinned: dict[Key, tuple[int, int]]
+
+
+def survey(tensor: Tensor | None = None, made: dict[int, int] | None = None) -> Survey:
+    """Look at the whole heap once.
+
+    Args:
+        tensor: only owners that keep this tensor's graph alive.
+        made: ``{storage key: bytes}`` of storages for which plain tensors' owners are wanted, too.
+    """
+    with collector_paused():
+        try:
+            return _survey(tensor, made or {})
+        finally:
+            look.forget()
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Many objects are made and dropped meanwhile, which would start collections of the whole heap."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _survey(tensor: Tensor | None, made: dict[int, int]) -> Survey:
+    wanted = _wanted(tensor, made)
+    found = anchors.find(wanted)
+    graphs = Graphs(found.nodes, found.maybe)
+    found.things += graphs.more
+    found.nodes += graphs.more
+    graphs.more.clear()
+    found.maybe.clear()
+    objects = gc.get_objects()
+    try:
+        heap = Heap(objects, found.own)
+        return _Look(found, graphs, heap, made).survey(tensor)
+    finally:
+        objects.clear()
+
+
+def _wanted(tensor: Tensor | None, made: dict[int, int]) -> Callable[[Tensor], bool] | None:
+    if made:
+        return lambda each: graph.key_of(each) in made
+    if tensor is not None and tensor.grad_fn is None:
+        return lambda each: each is tensor
+    return None
+
+
+class _Look:
+    def __init__(self, found: Anchors, graphs: Graphs, heap: Heap, made: dict[int, int]) -> None:
+        self._found, self._graphs, self._heap, self._made = found, graphs, heap, made
+        things = {id(each): each for each in (*found.things, *found.plain)}
+        self._climb = Climb(heap, list(things.values()), found.grads)
+        del things
+        self._assignment = Assignment(self._climb)
+        self._words = Words(self._climb, self._assignment)
+        self._garbage = Garbage(heap, self._climb)
+        self._numbers = {
+            id(each): graphs.number[id(node)] for each, node in zip(found.things, found.nodes, strict=True)
+        }
+        self._ages = {id(each): node._sequence_nr() for each, node in zip(found.things, found.nodes, strict=True)}
+        self._loose = Loose(self._climb, self._assignment, graphs, self._numbers, self._garbage)
+
+    def survey(self, tensor: Tensor | None) -> Survey:
+        holders, reached = self._loose.settle()
+        totals = self._graphs.totals(reached)
+        wanted = self._keeping(tensor, reached)
+        plain = self._plain(holders)
+        pinned = self._pinned(holders, reached)
+        found = []
+        for bit, key in enumerate(self._loose.keys):
+            mask = 1 << bit
+            shares = {group: each for group, each in totals.items() if group & mask}
+            held = [each for each, holds in holders.items() if holds & mask]
+            if (shares or plain.get(mask)) and held and (wanted is None or wanted & mask):
+                found.append((self._owner(key, mask, shares, held, plain), key))
+        found.sort(key=lambda pair: _order(pair[0]))
+        keys = [key for _, key in found]
+        return Survey([owner for owner, _ in found], keys, {key: pinned(key) for key in keys})
+
+    def _keeping(self, tensor: Tensor | None, reached: list[int]) -> int | None:
+        """The owners that keep the tensor's graph alive, as bits; None for all."""
+        if tensor is None:
+            return None
+        if tensor.grad_fn is not None:
+            return reached[self._graphs.number[id(tensor.grad_fn)]]
+        return self._assignment.of(id(tensor))
+
+    def _plain(self, holders: dict[int, int]) -> dict[int, Counter[int]]:
+        """For each owner's bit: bytes of plain tensors' storages, by the set of owners that hold them."""
+        masks: defaultdict[int, int] = defaultdict(int)
+        sizes: dict[int, int] = {}
+        for each in self._found.plain:
+            key = graph.key_of(each)
+            if key is not None and id(each) not in self._numbers:
+                masks[key] |= self._assignment.of(id(each))
+                sizes[key] = each.untyped_storage().nbytes()
+        found: defaultdict[int, Counter[int]] = defaultdict(Counter)
+        for key, mask in masks.items():
+            for bit in bits(mask):
+                found[bit][mask] += sizes[key]
+        for each in self._found.plain:
+            if id(each) not in self._numbers:
+                holders.setdefault(id(each), self._assignment.of(id(each)))
+        return found
+
+    def _pinned(self, holders: dict[int, int], reached: list[int]) -> Callable[[Key], tuple[int, int]]:
+        masks: defaultdict[int, int] = defaultdict(int, self._graphs.storages(reached))
+        for each in self._found.plain:
+            key = graph.key_of(each)
+            if key is not None:
+                masks[key] |= holders.get(id(each), 0) | self._assignment.of(id(each))
+        nbytes: Counter[int] = Counter()
+        for key, mask in masks.items():
+            if key in self._made:
+                nbytes[mask] += self._made[key]
+        nodes = Counter(reached)
+
+        def pinned(key: Key) -> tuple[int, int]:
+            bit = 1 << self._loose.keys.index(key)
+            return sum(n for mask, n in nbytes.items() if mask & bit), sum(n for mask, n in nodes.items() if mask & bit)
+
+        return pinned
+
+    def _owner(
+        self, key: Key, mask: int, shares: dict[int, Reached], held: list[int], plain: dict[int, Counter[int]]
+    ) -> Owner:
+        name = self._loose.name(key) or self._words.name(key)
+        places: Counter[tuple[Any, int]] = Counter()
+        for each in shares.values():
+            places.update(each.places)
+        alone = shares.get(mask, Reached())
+        is_plain = not shares
+        last = max(reversed(held), key=lambda each: self._ages.get(each, 0))
+        ends = self._climb.things[last]
+        text = look.type_name(type(ends))
+        if not is_plain and look.is_a(ends, Tensor):
+            text += f" -> {ends.grad_fn.name().removeprefix('torch::autograd::')}"
+        return Owner(
+            path=self._words.path(key, name, last, text),
+            name=name.text,
+            where=name.where,
+            kind=name.kind,
+            bytes=sum(plain[mask].values()) if is_plain else sum(each.bytes for each in shares.values()),
+            exclusive_bytes=plain[mask][mask] if is_plain else alone.bytes,
+            tensors=len(held) if is_plain else sum(each.tensors for each in shares.values()),
+            nodes=sum(each.nodes for each in shares.values()),
+            exclusive_nodes=alone.nodes,
+            elements=len(held),
+            born=origins.describe(*max(places, key=lambda place: places[place])) if places else "unknown",
+            holds="tensors" if is_plain else "graph",
+            freed_by_gc=self._is_garbage(key, name),
+        )
+
+    def _is_garbage(self, key: Key, name: Name) -> bool:
+        known = self._loose.freed_by_gc(key)
+        if known is not None:
+            return known
+        roots = [each.root for names in self._climb.names.values() for each in names if each.key == key] or [name.root]
+        return all(root is not None and self._garbage.is_garbage(root) for root in roots)
+
+
+def bits(mask: int) -> Iterator[int]:
+    while mask:
+        low = mask & -mask
+        yield low
+        mask ^= low
+
+
+def _order(owner: Owner) -> tuple[Any, ...]:
+    shell = owner.where == "global of __main__" and owner.name.startswith(("_", "Out"))
+    return (-owner.exclusive_bytes, -owner.bytes, -owner.exclusive_nodes, -owner.nodes, shell, owner.name)

@@ -1,0 +1,297 @@
+"""Owners are named, what they alone keep is freed when they go, and looking for them disturbs nothing."""
+
+import contextlib
+import dataclasses
+import gc
+import json
+import sys
+import threading
+import types
+import warnings
+import weakref
+
+import holders
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import memlab
+from memlab.graph import READS_PACKED
+from memlab.ownership import frames
+
+pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")
+
+
+@pytest.fixture
+def x():
+    gc.collect()
+    return torch.ones(16, requires_grad=True)
+
+
+@contextlib.contextmanager
+def no_collection():
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def test_every_way_of_holding_is_found_and_its_bytes_are_what_goes(x):
+    """All at once; each loss is of another size, which tells whose an owner is."""
+    sizes = {way: 8 + 8 * index for index, way in enumerate(sorted(holders.ways))}
+    with memlab.watch() as seen:
+        held, expected = {}, {}
+        for way, size in sizes.items():
+            held[way] = holders.ways[way](lambda size=size: x[:1].expand(size).exp().sin().sum())
+            expected[4 * size] = (way, *next(held[way]))
+        found = memlab.owners()
+        assert sum(owner.bytes for owner in found) == seen.saved.bytes == sum(expected)
+        for owner in found:
+            assert (expected[owner.bytes][0], owner.name, owner.kind) == expected[owner.bytes], owner
+            assert owner.exclusive_bytes == owner.bytes and not owner.freed_by_gc
+            assert owner.born.startswith("tests/test_owners.py:")
+            assert owner.path.startswith(f"{owner.name} ({owner.where}) -> ")
+        with no_collection():
+            for owner in found:
+                before = seen.saved.bytes
+                next(held[expected[owner.bytes][0]], None)
+                assert before - seen.saved.bytes == owner.exclusive_bytes, owner
+            assert seen.saved.bytes == 0, "looking for owners keeps something alive"
+    json.dumps([dataclasses.asdict(owner) for owner in found])
+
+
+def test_a_list_of_losses_is_one_owner_and_freed_at_once_without_gc(x):
+    losses = [x.exp().mean() for _ in range(412)]
+    alive = [weakref.ref(loss) for loss in losses]
+    (owner,) = memlab.owners(losses[7])
+    assert (owner.name, owner.kind, owner.elements, owner.bytes) == ("losses", "local", 412, 412 * 64)
+    line = sys._getframe().f_lineno - 2
+    where = f"local of {frames.describe(sys._getframe()).rpartition(':')[0]}:{line}"
+    assert owner.path == f"losses ({where}) -> list[411] -> Tensor -> MeanBackward0"
+    with no_collection():
+        del losses
+        assert not any(each() for each in alive)
+
+
+def test_shared_graphs_count_for_both_and_are_exclusive_to_none(x):
+    with memlab.watch() as seen:
+        shared = x.exp()
+        one, two = shared.sin().sum(), shared.cos().tan().sum()
+        del shared
+        found = {owner.name: owner for owner in memlab.owners()}
+        # exp's output is saved by exp, sin and cos: 64 bytes; tan saves its output, and its input is not needed
+        assert {name: (each.bytes, each.exclusive_bytes) for name, each in found.items()} == {
+            "one": (64, 0),
+            "two": (128, 64),
+        }
+        for name in ("two", "one"):
+            before, exclusive = seen.saved.bytes, {each.name: each for each in memlab.owners()}[name].exclusive_bytes
+            if name == "two":
+                del two
+            else:
+                del one
+            assert before - seen.saved.bytes == exclusive
+        assert seen.saved.bytes == 0
+
+
+def test_two_names_of_one_list_keep_it_together(x):
+    losses = [x.exp().sum()]
+    again = losses
+    found = memlab.owners(losses[0])
+    assert sorted(owner.name for owner in found) == ["again", "losses"]
+    assert all((owner.bytes, owner.exclusive_bytes) == (64, 0) for owner in found)
+    assert again is losses
+
+
+def test_without_a_watch_the_bytes_are_the_bill(x):
+    loss = (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)(torch.randn(2, 5, 8)) * 2).square().mean()
+    bill, (owner,) = memlab.bill(loss), memlab.owners(loss)
+    assert (owner.bytes, owner.nodes, owner.born) == (bill.bytes, bill.nodes, "unknown")
+
+
+def test_wrong_arguments_and_the_limit(x):
+    with pytest.raises(TypeError, match="one tensor"):
+        memlab.owners([x])
+    with pytest.raises(ValueError, match="at least 1"):
+        memlab.owners(limit=0)
+    one, two = x.exp(), x.sin()
+    assert len(memlab.owners(limit=1)) == 1 and one is not two
+
+
+class Hostile(type):
+    def __getattribute__(cls, name):
+        raise AssertionError("metaclass code ran")
+
+    def __hash__(cls, *args):
+        raise AssertionError("metaclass code ran")
+
+    def __instancecheck__(cls, thing):
+        raise AssertionError("metaclass code ran")
+
+    __eq__ = __repr__ = __dir__ = __subclasscheck__ = __hash__
+
+
+def raises(*args, **kwargs):
+    raise AssertionError("user code ran")
+
+
+_NAMES = "getattribute getattr eq hash repr str bool len iter getitem contains dir call get set index sizeof format"
+_TRAPS = dict.fromkeys((f"__{name}__" for name in _NAMES.split()), raises)
+_TRAPS |= {"__class__": property(raises), "__dict__": property(raises), "prop": property(raises)}
+Trap = Hostile("Trap", (), {**_TRAPS, "__slots__": ("value", "__weakref__")})
+TrapWithDict = Hostile("TrapWithDict", (types.SimpleNamespace,), dict(_TRAPS))
+TrapList = Hostile("TrapList", (list,), dict(_TRAPS))
+
+
+def test_no_user_code_runs(x):
+    trap = object.__new__(Trap)
+    Trap_value = type.__dict__["__dict__"].__get__(Trap)["value"]
+    Trap_value.__set__(trap, x.exp().sum())
+    with_dict, trap_list = types.SimpleNamespace.__new__(TrapWithDict), list.__new__(TrapList)
+    object.__setattr__(with_dict, "loss", x.exp()[:3].sum())
+    list.append(trap_list, x.exp()[:2].sum())
+    proxy = weakref.proxy(x)
+    found = [owner.name for owner in memlab.owners()]
+    assert sorted(found) == ["trap.value", "trap_list", "with_dict.loss"], (found, proxy is None)
+
+
+def test_a_debugger_s_frames_keep_their_variables_and_let_them_go(x):
+    """A trace function makes Python before 3.13 write a snapshot of the locals back into the frame."""
+    lines = []
+
+    def trace(frame, event, argument):
+        lines.append(event)
+        return trace
+
+    def traced():
+        kept, losses = 5, [x.exp().sum()]
+        alive = weakref.ref(losses[0])
+        (owner,) = memlab.owners(losses[0])
+        del losses
+        return kept, alive(), owner.name
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with no_collection():
+            found = traced()
+    finally:
+        sys.settrace(before)
+    assert lines and found == (5, None, "losses")
+
+
+def test_threads_and_their_generators_may_run_meanwhile(x):
+    stop, errors = threading.Event(), []
+
+    def work():
+        try:
+            kept, table = [], {}
+            while not stop.is_set():
+                kept.append(x.exp().sum())
+                table[len(kept)] = kept[-1]
+                if len(kept) > 50:
+                    kept.clear()
+                    table.clear()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    names = {owner.name for _ in range(3) for owner in memlab.owners()}
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not errors and names <= {"kept", "table", "a value in use", "(no Python name)"}
+
+
+def chain(x, count, every=0):
+    y, kept = x, []
+    for index in range(count):
+        y = y.sin()
+        if every and index % every == 0:
+            kept.append(y)
+    return y, kept
+
+
+@pytest.mark.parametrize("order", ["whole", "tail first"])
+def test_a_deep_chain_can_be_dropped_afterwards_in_any_order(x, order):
+    y, kept = chain(x[:1], 60_000, every=0 if order == "whole" else 1_100)
+    with no_collection():
+        found = memlab.owners()
+    assert {owner.name for owner in found} == {"y"} | ({"kept"} if order != "whole" else set())
+    assert found[0].nodes >= 60_000
+    if order == "tail first":
+        del y
+    kept.clear()
+
+
+def test_growth_names_who_grows_in_the_classic_loops(x):
+    layer, data, target = nn.Linear(8, 4), torch.randn(16, 8), torch.randint(0, 4, (16,))
+    total, after, detached, cache = torch.zeros(()), [], [], torch.zeros(0, 4)
+
+    def step():
+        nonlocal total, cache
+        loss = F.cross_entropy(layer(data), target)
+        total = total + loss
+        spent = F.cross_entropy(layer(data), target)
+        spent.backward()
+        after.append(spent)
+        detached.append(layer(data).detach())
+        cache = torch.cat([cache, layer(data)[:2].detach()])
+
+    found = memlab.growth(step, steps=4, warmup=1)
+    owners = {
+        owner.name: (owner.kind, owner.holds, owner.bytes_per_step, owner.nodes_per_step) for owner in found.owners
+    }
+    assert owners == {
+        "total": ("local", "graph", 260, 5),
+        "detached": ("local", "tensors", 256, 0),
+        "cache": ("local", "tensors", 32, 0),
+        "after": ("local", "graph", 4, 4),
+    }
+    assert sum(owner.bytes_per_step for owner in found.owners) - found.bytes_per_step in (-4, 0)
+    assert total.requires_grad
+
+
+def test_a_clean_step_costs_no_look_at_the_heap(x, monkeypatch):
+    monkeypatch.setattr("memlab.watching.survey", None)
+    assert memlab.growth(lambda: x.exp().sum().backward(), steps=4, warmup=1).owners == ()
+
+
+def test_cycles_are_named_and_whether_gc_frees_them(x):
+    class Keeps(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.out = x.exp()
+            return ctx.out
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * ctx.out
+
+    class Holder:
+        pass
+
+    with no_collection():
+        Keeps.apply(x)
+        holder = Holder()
+        holder.me, holder.loss = holder, x.exp()
+        del holder
+        weight = torch.ones(3, requires_grad=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            weight.exp().sum().backward(create_graph=True)
+        gradient = weakref.ref(weight.grad)
+        del weight
+        found = {owner.name: (owner.kind, owner.freed_by_gc) for owner in memlab.owners()}
+        assert found == {
+            "ctx.out": ("cycle", True),
+            "Holder <-> itself": ("cycle", True),
+            "Parameter.grad" if "Parameter.grad" in found else "Tensor.grad": ("cycle", False),
+        }
+        gc.collect()
+        assert [owner.freed_by_gc for owner in memlab.owners()] == [False]
+        gradient().grad_fn  # noqa: B018
