@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from memlab.ownership import owners as owners
     from memlab.report import Finding as Finding
     from memlab.report import Report as Report
+    from memlab.snapshotting import snapshot as snapshot
     from memlab.unavailable import Unavailable as Unavailable
     from memlab.watching import Growth as Growth
     from memlab.watching import Watch as Watch
@@ -38,6 +39,7 @@ _HOMES = {
     "Line": "memlab.lines",
     "Owner": "memlab.ownership",
     "owners": "memlab.ownership",
+    "snapshot": "memlab.snapshotting",
     "Unavailable": "memlab.unavailable",
     "Finding": "memlab.report",
     "Report": "memlab.report",

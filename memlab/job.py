@@ -21,6 +21,7 @@ class Job:
         steps: how many, None for the experiment's own.
         sizes: sizes that differ from the experiment's own.
         seed: for ``torch.manual_seed``.
+        snapshot: where to write the allocator's history and segments; None for nowhere.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Job:
     steps: int | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     seed: int = 0
+    snapshot: Path | None = None
 
     def finding(self, status: str = SKIPPED, reason: str = "") -> Finding:
         """Return a finding that knows only what the job knows."""

@@ -15,14 +15,15 @@ from memlab.job import Job
 from memlab.probes import Probe, Unavailable
 from memlab.probes import cuda as cuda_probe
 from memlab.probes.cuda import BackwardThread, Cuda
+from memlab.probes.history import UNLIMITED, History
 from memlab.probes.host import Host
 from memlab.probes.nvml import Nvml
 from memlab.probes.saved import Saved
 from memlab.probes.simulated import Simulated
 from memlab.probes.storages import Storages
 from memlab.report import HOLDS, REFUTED, SKIPPED, Finding
+from memlab.snapshotting import save
 
-UNLIMITED = 1 << 40  # a simulated card that nothing here fills, for its rounding and its reserved bytes
 ROUNDING = 512  # kMinBlockSize, c10/cuda/CUDACachingAllocator.cpp
 SURVIVES = 10  # an arm that must not die runs this many times as many steps as the one that does
 HOST_STEPS = 10  # the unique set size takes the kernel milliseconds: rows after these have it only at the last step
@@ -88,7 +89,8 @@ class _Run:
         self.card = Allocator(total=self.finding.card or UNLIMITED) if device.type != "cuda" else None
 
     def run(self) -> None:
-        with self._limited(), Storages(self.card) as storages:
+        self.storages = Storages(self.card) if self.job.snapshot is None else History(self.card)
+        with self._limited(), self.storages as storages:
             self.finding.base["workspaces"] = self._occupied()["allocated"]
             torch.manual_seed(self.job.seed)
             material = self._set_up()
@@ -161,10 +163,22 @@ class _Run:
                 self._record(step)
                 yield step
         except torch.OutOfMemoryError as error:
+            self._save_snapshot()  # while the error keeps what filled the card
             self.finding.died, self.finding.oom = step, str(error)
             self.finding.filled = dict(list(self.saved.by("line").items())[:5])
         finally:
+            if "snapshot" not in self.finding.sources:
+                self._save_snapshot()
             arm.close()
+
+    def _save_snapshot(self) -> None:
+        path = self.job.snapshot
+        if path is not None and isinstance(self.storages, History):
+            try:
+                save(path, self.storages.snapshot())
+                self.finding.sources["snapshot"] = f"written to {path.name}"
+            except OSError as error:
+                self.finding.sources["snapshot"] = f"not available: cannot write {path.name}: {error.strerror}"
 
     def _settle(self) -> None:
         """Let what was dropped be gone before anything is read: kernels finished, the backward thread idle."""

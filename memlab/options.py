@@ -92,20 +92,20 @@ def sizes(texts: Sequence[str]) -> dict[str, int]:
     return changed
 
 
-def destination(out: str | None) -> Path | None:
-    """Return the file for the report; find out now whether it can be written."""
+def destination(out: str | None, option: str = "--json") -> Path | None:
+    """Return the file to write; find out now whether it can be written."""
     if out is None or out == STDOUT:
         return None
     path = Path(out)
     if path.is_dir():
-        raise Wrong(f"--json {out}: that is a folder; name a file in it")
+        raise Wrong(f"{option} {out}: that is a folder; name a file in it")
     if not path.parent.is_dir():
-        raise Wrong(f"--json {out}: there is no folder {path.parent}; make it first")
+        raise Wrong(f"{option} {out}: there is no folder {path.parent}; make it first")
     try:
         with tempfile.TemporaryFile(dir=path.resolve().parent):
             pass
     except OSError as error:
-        raise Wrong(f"--json {out}: cannot write there: {error.strerror}") from None
+        raise Wrong(f"{option} {out}: cannot write there: {error.strerror}") from None
     return path
 
 
@@ -118,11 +118,21 @@ class Plan:
     steps: int | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     seed: int = 0
+    snapshot: Path | None = None
 
     def jobs(self, device: str) -> list[Job]:
         from memlab.job import Job
 
-        return [Job(path, arm, device, self.card, self.steps, dict(self.sizes), self.seed) for path, arm in self.arms]
+        return [
+            Job(path, arm, device, self.card, self.steps, dict(self.sizes), self.seed, self._snapshot(path, arm))
+            for path, arm in self.arms
+        ]
+
+    def _snapshot(self, path: Path, arm: str) -> Path | None:
+        """One arm's file is called as asked for; of several, each has its arm's name in it."""
+        if self.snapshot is None or len(self.arms) == 1:
+            return self.snapshot
+        return self.snapshot.with_name(f"{self.snapshot.stem}.{path.stem}.{arm}{self.snapshot.suffix}")
 
 
 def arms(files: Sequence[Path], wanted: Sequence[str]) -> list[tuple[Path, str]]:

@@ -13,6 +13,7 @@ from memlab.allocator import Allocator
 from memlab.ownership.growing import growing
 from memlab.ownership.owner import Owner
 from memlab.ownership.survey import Survey, survey
+from memlab.probes.history import History
 from memlab.probes.saved import Saved
 from memlab.probes.simulated import Simulated, card_of
 from memlab.probes.storages import Storages
@@ -35,11 +36,12 @@ class Watch:
         where: bool,
         modules: bool = False,
         ignore: Iterable[str] = (),
+        history: bool = False,
     ) -> None:
-        if card is not None and not storages:
-            raise ValueError("a card is fed by the storages probe: leave storages=True")
+        if (card is not None or history) and not storages:
+            raise ValueError("a card and a history are fed by the storages probe: leave storages=True")
         self._card = card_of(card) if card is not None else None
-        self._storages = Storages(self._card) if storages else None
+        self._storages = None if not storages else History(self._card) if history else Storages(self._card)
         self.saved = Saved(self._storages, where=where, modules=modules, ignore=ignore)
         self.card = Simulated(self._storages) if self._storages is not None and self._card is not None else None
         self._stack = ExitStack()
@@ -86,6 +88,7 @@ def watch(
     where: bool = True,
     modules: bool | None = None,
     ignore: Iterable[str] = (),
+    history: bool = False,
 ) -> Watch:
     """Return a context manager that measures what autograd saves and what tensors are created in its block.
 
@@ -101,12 +104,14 @@ def watch(
         modules: record the module in whose forward each tensor is saved; as ``where`` unless told.
         ignore: files, folders or names of imported packages whose source lines are not yours: with
             ``ignore=["transformers"]`` a line is the one in your code that called it.
+        history: keep the newest events of the allocator with their stacks, for `memlab.snapshot`; without a card, those
+            of torch's own allocator where there is a CUDA device, else of a simulated card that nothing fills.
 
     Raises:
-        ValueError: a card whose size cannot be read, or a card without ``storages``.
+        ValueError: a card whose size cannot be read, or a card or a history without ``storages``.
     """
     modules = where if modules is None else modules
-    return Watch(card, storages=storages, where=where, modules=modules, ignore=ignore)
+    return Watch(card, storages=storages, where=where, modules=modules, ignore=ignore, history=history)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,8 @@ WRONG = [
     (["run", "sample", "--set", "width=a"], "--set width takes a whole number, not 'a'"),
     (["run", "sample", "--device", "gpu"], "there is no device 'gpu'; write cpu, cuda or cuda:0"),
     (["run", "sample", "--json", "nowhere/report.json"], "there is no folder nowhere; make it first"),
+    (["run", "sample", "--snapshot", "-"], "--snapshot -: a snapshot is no text; name a file"),
+    (["run", "sample", "--snapshot", "nowhere/out.pickle"], "there is no folder nowhere; make it first"),
     (["run", "sample", "--json", "."], "that is a folder; name a file in it"),
     (["run", "sample", "--sizes", "3"], "'--sizes' means nothing here; see memlab run --help"),
     (["run", "sample", "--dev", "cpu"], "'--dev' means nothing here; see memlab run --help"),

@@ -43,7 +43,7 @@ def width(request, monkeypatch):
 
 
 def test_every_way_is_found_by_its_file():
-    assert show.ways() == ["json", "markdown", "plain", "table"]
+    assert show.ways() == ["json", "markdown", "perfetto", "plain", "table"]
     with pytest.raises(Unknown, match="did you mean table"):
         show.way("tabel")
 
@@ -61,7 +61,7 @@ def test_people_get_tables_and_pipes_lines():
     assert show.default(io.StringIO()) == "plain"
 
 
-@pytest.mark.parametrize("how", ["json", "markdown", "plain", "table"])
+@pytest.mark.parametrize("how", ["json", "markdown", "perfetto", "plain", "table"])
 def test_every_way_shows_every_finding(how):
     text = shown(how, *EVERYTHING)
     assert all(finding.arm in text for finding in EVERYTHING)
@@ -201,7 +201,7 @@ def test_hostile_text_cannot_drive_the_terminal():
     assert "a b   \\| c" in shown("markdown", hostile)
 
 
-@pytest.mark.parametrize("how", ["json", "markdown", "plain", "table"])
+@pytest.mark.parametrize("how", ["json", "markdown", "perfetto", "plain", "table"])
 @pytest.mark.parametrize(
     "strange",
     [

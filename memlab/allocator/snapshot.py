@@ -8,11 +8,13 @@ from typing import Any
 from memlab.allocator.blocks import Block
 from memlab.allocator.settings import INTERVALS, UNLIMITED, Settings
 from memlab.allocator.state import State
+from memlab.allocator.trace import Context
 
 
 def snapshot(card: State) -> dict[str, Any]:
     traces = card.trace.dicts() if card.trace is not None else []
-    segments = sorted((_segment(head) for head in _heads(card)), key=lambda segment: segment["address"])
+    contexts = card.trace.live if card.trace is not None else {}
+    segments = sorted((_segment(head, contexts) for head in _heads(card)), key=lambda segment: segment["address"])
     if card.trace is not None:
         card.trace.record("snapshot", 0, sum(segment["active_size"] for segment in segments), 0)
     return {
@@ -38,7 +40,7 @@ def _heads(card: State) -> list[Block]:
     return list({block.address: block for block in heads}.values())
 
 
-def _segment(head: Block) -> dict[str, Any]:
+def _segment(head: Block, contexts: dict[int, Context]) -> dict[str, Any]:
     blocks: list[Block] = []
     block: Block | None = head
     while block is not None and block.mapped:
@@ -56,17 +58,17 @@ def _segment(head: Block) -> dict[str, Any]:
         "segment_pool_id": (0, 0),
         "is_expandable": head.expandable is not None,
         "frames": [],
-        "blocks": [_block(block) for block in blocks],
+        "blocks": [_block(block, contexts.get(block.address)) for block in blocks],
     }
 
 
-def _block(block: Block) -> dict[str, Any]:
+def _block(block: Block, context: Context | None) -> dict[str, Any]:
     return {
         "address": block.address,
         "size": block.size,
         "requested_size": block.requested,
         "state": "active_allocated" if block.allocated else "active_pending_free" if block.active else "inactive",
-        "frames": [],
+        "frames": context.describe()["frames"] if context is not None else [],
     }
 
 

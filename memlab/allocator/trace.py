@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
+
+
+class Context(Protocol):
+    """Where an allocation comes from, as whoever calls the allocator knows it."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what entries and blocks say of it: frames, and more if it is known."""
 
 
 class Trace:
-    """The newest events. Their clock counts events instead of microseconds, so that two equal runs record the same."""
+    """The newest events. Their clock counts events instead of microseconds, so that two equal runs record the same.
 
-    __slots__ = ("clock", "entries")
+    Attributes:
+        context: where the next allocation comes from; set before malloc by those who know.
+        live: the contexts of what is allocated now, by address.
+    """
+
+    __slots__ = ("clock", "context", "entries", "live")
 
     def __init__(self, max_entries: int) -> None:
-        self.entries: deque[tuple[str, int, int, int, int]] = deque(maxlen=max_entries)
+        self.entries: deque[tuple[str, int, int, int, int, Context | None]] = deque(maxlen=max_entries)
         self.clock = 0
+        self.context: Context | None = None
+        self.live: dict[int, Context] = {}
 
     def record(self, action: str, address: int, size: int, stream: int) -> None:
-        self.entries.append((action, address, size, stream, self.clock))
+        context = self.context
+        if action == "alloc":
+            if context is not None:
+                self.live[address] = context
+        elif action == "free_requested":
+            context = self.live.get(address)
+        elif action == "free_completed":
+            context = self.live.pop(address, None)
+        self.entries.append((action, address, size, stream, self.clock, context))
         self.clock += 1
 
     def dicts(self) -> list[dict[str, Any]]:
@@ -24,7 +46,7 @@ class Trace:
         return [_entry(*entry) for entry in self.entries]
 
 
-def _entry(action: str, address: int, size: int, stream: int, time: int) -> dict[str, Any]:
+def _entry(action: str, address: int, size: int, stream: int, time: int, context: Context | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "action": action,
         "device_free" if action == "oom" else "addr": address,  # no address where nothing was given: the bytes left
@@ -37,4 +59,6 @@ def _entry(action: str, address: int, size: int, stream: int, time: int) -> dict
     }
     if action != "snapshot":
         found["frames"] = []
+        if context is not None:
+            found |= context.describe()
     return found

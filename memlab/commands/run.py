@@ -27,6 +27,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", default="0", help="for torch.manual_seed (default: 0)")
     parser.add_argument("--timeout", metavar="S", default="300", help="seconds that one arm may take (default: 300)")
     parser.add_argument("--json", metavar="OUT", help="save the report here; - is stdout, with nothing else on it")
+    parser.add_argument(
+        "--snapshot",
+        metavar="OUT.pickle",
+        help="save what memory_viz and memlab show open; of several arms, OUT.EXPERIMENT.ARM.pickle each",
+    )
     add_way(parser)
 
 
@@ -42,6 +47,7 @@ def command(given: argparse.Namespace) -> int:
         steps=None if given.steps is None else options.number("--steps", given.steps, 1, 10**9),
         sizes=options.sizes(given.set),
         seed=options.number("--seed", given.seed, 0, options.LARGEST),
+        snapshot=_snapshot(given.snapshot),
     )
     with _live.watching(sys.stderr) as view:
         report = _measure(plan, device, timeout, view)
@@ -50,6 +56,13 @@ def command(given: argparse.Namespace) -> int:
     finally:  # a full disk must not take the findings with it
         (show.way("json") if given.json == options.STDOUT else show_report)(report, sys.stdout)
     return HOLDS if report.holds else NOT_ALL_HOLD
+
+
+def _snapshot(out: str | None) -> Path | None:
+    if out == options.STDOUT:
+        raise Wrong("--snapshot -: a snapshot is no text; name a file")
+    path = options.destination(out, "--snapshot")
+    return path.absolute() if path is not None else None
 
 
 def _measure(plan: options.Plan, device: str | None, timeout: float, view: View) -> Report:

@@ -19,6 +19,7 @@ _NAMES = {
     "nvml_process": "NVML's count for this process",
     "host_rss": "the resident set size",
     "host_uss": "the unique set size",
+    "snapshot": "the snapshot",
 }
 _MODEL = "by a model of torch's caching allocator, fed with what the CPU run creates"
 

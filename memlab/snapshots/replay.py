@@ -1,0 +1,202 @@
+"""The requests of a history once more, through the allocator's model: under its own settings, or under others.
+
+Exact is what the model decides for these requests in this order. Not exact: what the history does not tell. Whether the
+program emptied the cache or the allocator did as its last resort is inferred; a block that waits for another stream
+counts as freed when it really was; private pools of CUDA graphs are replayed in the common pool; and what was allocated
+before the first event is laid out anew, in the order of its addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memlab.allocator import Allocator, OutOfMemory
+from memlab.allocator.settings import Settings
+from memlab.allocator.sizes import allocation_size, round_size
+from memlab.snapshots import layout
+from memlab.snapshots.content import (
+    ALLOC,
+    FREE_COMPLETED,
+    OOM,
+    SEGMENT_ALLOC,
+    SEGMENT_FREE,
+    SEGMENT_MAP,
+    SEGMENT_UNMAP,
+    Event,
+    Snapshot,
+)
+from memlab.snapshots.layout import Inconsistent
+
+UNLIMITED = 1 << 50  # bytes of a card that no history fills
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the requests of one history. Sizes in bytes.
+
+    Attributes:
+        peak_allocated, peak_reserved: the most there was during the history.
+        allocated, reserved: at its end, or where the replay ended.
+        ooms: requests that failed and fail; saved: those that failed in the record and are served here.
+        died: the number of the event whose request fails here and was served in the record; the replay ends there.
+        died_of: bytes of that request.
+    """
+
+    peak_allocated: int
+    peak_reserved: int
+    allocated: int
+    reserved: int
+    ooms: int = 0
+    saved: int = 0
+    died: int | None = None
+    died_of: int = 0
+
+
+@dataclass(frozen=True)
+class History:
+    """One device's recorded events with what was there before them.
+
+    Attributes:
+        device, events, conf: as recorded.
+        recorded: what happened; exact where the history is complete.
+        capacity: bytes that the allocator could have had, known from an out-of-memory event; None without one.
+        limited: it was a limit of the process that refused, with room on the device: it counts whole segments.
+        before: bytes that were allocated before the first event.
+        before_blocks: the blocks of it, as (address, requested bytes, stream), in the order of their addresses.
+        releases: numbers of the events before which the program emptied the cache.
+    """
+
+    device: int
+    events: list[Event]
+    conf: str
+    recorded: Outcome
+    capacity: int | None
+    limited: bool
+    before: int
+    before_blocks: tuple[tuple[int, int, int], ...]
+    releases: frozenset[int]
+
+
+def history(snapshot: Snapshot, device: int, capacity: int | None = None) -> History:
+    """Return the history of a device; ``capacity`` where it is known better than from the record.
+
+    Raises:
+        Inconsistent: it does not lead to the segments of the snapshot, or its settings are not known here.
+    """
+    settings = Settings()
+    try:
+        settings.update(snapshot.settings)
+    except ValueError as error:
+        raise Inconsistent(f"its settings are of another torch: {error}") from None
+    events = snapshot.histories.get(device, [])
+    now = layout.start(snapshot.of(device), events, settings)
+    before_blocks = tuple((at, block.requested, block.stream) for at, block in sorted(now.live.items()))
+    before = now.allocated
+    reserved, rooms, limited = [], [], False
+    for event in layout.paced(events):
+        if event.action == OOM:
+            wanted = _segment_for(event, settings)
+            limited = limited or event.address >= wanted
+            # Where enough was left on the device, what the process had is all that it could have.
+            rooms.append(now.reserved + (event.address if 0 <= event.address < wanted else 0))
+        reserved.append(now.reserved)
+        now.apply(event)
+    if capacity is None and rooms:
+        capacity = max(*rooms, now.peak_reserved)
+    recorded = Outcome(now.peak_allocated, now.peak_reserved, now.allocated, now.reserved, len(rooms))
+    releases = frozenset(_emptied(events, reserved, capacity, settings))
+    return History(device, events, snapshot.settings, recorded, capacity, limited, before, before_blocks, releases)
+
+
+def _segment_for(event: Event, settings: Settings) -> int:
+    """Bytes that a request asks the driver for when no free block serves it."""
+    return allocation_size(round_size(event.size, settings), settings)
+
+
+def _emptied(events: list[Event], reserved: list[int], capacity: int | None, settings: Settings) -> Iterator[int]:
+    """Yield where segments are returned though the next request would have had room: by the program, then."""
+    returns, gets = (SEGMENT_FREE, SEGMENT_UNMAP), (SEGMENT_ALLOC, SEGMENT_MAP)
+    request: Event | None = None  # the next one
+    got = 0  # bytes that it gets from the driver
+    found: list[int] = []
+    for index in reversed(range(len(events))):
+        event = events[index]
+        if event.action in (ALLOC, OOM):
+            request, got = event, 0
+        elif event.action in gets:
+            got += event.size
+        elif event.action in returns and (index == 0 or events[index - 1].action not in returns):
+            wanted = _segment_for(request, settings) if request is not None else 0
+            full = capacity is not None and reserved[index] + max(got, wanted) > capacity
+            if request is None or (request.action == ALLOC and not (got and full)):
+                found.append(index)
+    yield from reversed(found)
+
+
+def replay(history: History, conf: str, tie_break: str = "segment") -> Outcome:
+    """Return what becomes of the same requests under settings as in PYTORCH_CUDA_ALLOC_CONF.
+
+    Raises:
+        ValueError: with torch's text, for settings that cannot be read.
+    """
+    card = Allocator(total=history.capacity or UNLIMITED, conf=conf, tie_break=tie_break)
+    if history.limited:
+        card.device.total, card.allowed = UNLIMITED, history.capacity
+    addresses: dict[int, int] = {}
+    index = ooms = saved = 0
+    died = None
+    try:
+        for address, requested, stream in history.before_blocks:
+            addresses[address] = card.malloc(requested, stream)
+        card.reset_peak()
+        for index, event in enumerate(layout.paced(history.events)):
+            if index in history.releases:
+                card.empty_cache()
+            if event.action == ALLOC:
+                addresses[event.address] = card.malloc(event.size, event.stream)
+            elif event.action == FREE_COMPLETED:
+                card.free(addresses.pop(event.address))
+            elif event.action == OOM:
+                if _fits(card, event):
+                    saved += 1
+                else:
+                    ooms += 1
+    except OutOfMemory:
+        died = index
+    return Outcome(
+        peak_allocated=card.peak_allocated,
+        peak_reserved=card.peak_reserved,
+        allocated=card.allocated,
+        reserved=card.reserved,
+        ooms=ooms,
+        saved=saved,
+        died=died,
+        died_of=history.events[died].size if died is not None and history.events else 0,
+    )
+
+
+def _fits(card: Allocator, event: Event) -> bool:
+    try:
+        card.free(card.malloc(event.size, event.stream))
+    except OutOfMemory:
+        return False
+    return True
+
+
+def closest(history: History) -> tuple[str, Outcome]:
+    """Return the rule for blocks of equal size that comes closest to the record, and its outcome: torch changed it."""
+    outcomes = {rule: replay(history, history.conf, rule) for rule in ("segment", "address")}
+    rule = min(outcomes, key=lambda each: _distance(outcomes[each], history.recorded))
+    return rule, outcomes[rule]
+
+
+def _distance(outcome: Outcome, recorded: Outcome) -> tuple[int, int, int]:
+    return (
+        abs(outcome.peak_reserved - recorded.peak_reserved),
+        abs(outcome.reserved - recorded.reserved),
+        abs(outcome.peak_allocated - recorded.peak_allocated),
+    )
+
+
+__all__ = ["History", "Inconsistent", "Outcome", "closest", "history", "replay"]
