@@ -10,7 +10,7 @@ import gc
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import GetSetDescriptorType
 from typing import Any, NamedTuple
@@ -302,22 +302,45 @@ with torch._C._DisableTorchDispatch():
     NODES_KEEP_WRAPPERS = _keeps_wrappers()
 
 
-def count_live_nodes(limit: int = 2 * SHALLOW) -> int:
-    """Return how many autograd nodes the tensors and nodes that Python code can see lead to, at most ``limit``.
+def tensors_among(things: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors among ``things``, without asking any thing but its type."""
+    return list(_of(things, _is_tensor))
 
-    Walks the heap. A node that only C++ holds (in a container of an extension, say) is not counted. The limit keeps
-    graphs that Python has seen so shallow that torch can free them.
+
+def live_nodes(roots: Iterable[Any] = (), limit: int = 2 * SHALLOW) -> Iterator[Any]:
+    """Yield the autograd nodes, at most ``limit``, that Python's tensors and nodes lead to, and gradients of leaves.
+
+    Walks the heap, and ``roots`` (tensors or nodes) besides. A node that only C++ holds (in a container of an
+    extension, say) is not found. The limit keeps graphs that Python has seen so shallow that torch can free them.
     """
-    categories: dict[int, tuple[type, bool]] = {}  # by id: a metaclass may define __hash__
-    roots = []
     with torch._C.DisableTorchFunctionSubclass():
-        for thing in gc.get_objects():
-            kind = type(thing)
-            known = categories.get(id(kind))
-            if known is None:
-                mro = _mro(kind)
-                is_node = any(type(_namespace(each).get("next_functions")) is GetSetDescriptorType for each in mro)
-                known = categories[id(kind)] = (kind, is_node or any(each is Tensor for each in mro))
-            if known[1]:
-                roots.append(thing)
-        return sum(1 for _ in itertools.islice(nodes(roots), limit))
+        found = [*roots, *_of(gc.get_objects(), lambda kind: _is_tensor(kind) or _is_node(kind))]
+        leaves = [each for each in tensors_among(found) if each.is_leaf]
+        found.extend(each.grad for each in leaves if each.grad is not None)  # Python need not know a gradient
+        del leaves
+        yield from itertools.islice(nodes(found), limit)
+
+
+def count_live_nodes(roots: Iterable[Any] = ()) -> int:
+    """Return how many `live_nodes` there are."""
+    return sum(1 for _ in live_nodes(roots))
+
+
+def _is_tensor(kind: type) -> bool:
+    return any(each is Tensor for each in _mro(kind))
+
+
+def _is_node(kind: type) -> bool:
+    return any(type(_namespace(each).get("next_functions")) is GetSetDescriptorType for each in _mro(kind))
+
+
+def _of(things: Iterable[Any], wanted: Callable[[type], bool]) -> Iterator[Any]:
+    """Yield the things whose type is wanted; each type is asked about once."""
+    known: dict[int, tuple[type, bool]] = {}  # by id: a metaclass may define __hash__
+    for thing in things:
+        kind = type(thing)
+        found = known.get(id(kind))
+        if found is None:
+            found = known[id(kind)] = (kind, wanted(kind))
+        if found[1]:
+            yield thing

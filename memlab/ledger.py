@@ -25,7 +25,7 @@ from torch.nn.parameter import Parameter
 
 from memlab import origins
 from memlab.lines import Line, Origin, group_lines
-from memlab.modules import Places
+from memlab.modules import ModuleNames, Places
 from memlab.reading import INDEX_MASK, KEY_BITS, KEY_MASK, STEP_BITS, Reading
 from memlab.storage_ledger import Made, StorageLedger
 
@@ -39,7 +39,8 @@ class SavedLedger:
     """Storages that autograd keeps for backward, each counted once however many nodes or views save it.
 
     ``storages`` is the account of what was created meanwhile; with it a storage that it does not know was there before
-    and is an input. Without it, a leaf counts as an input when Python code holds it.
+    and is an input. Without it, a leaf counts as an input when Python code holds it. With ``keep_peak`` it also
+    remembers which storages its peak was made of.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SavedLedger:
         where: bool = True,
         modules: bool = False,
         ignore: Iterable[str] = (),
+        keep_peak: bool = False,
     ) -> None:
         self.recording = True
         self.step = 0
@@ -69,6 +71,8 @@ class SavedLedger:
         self._known: dict[tuple[Any, ...], int] = {}
         self._named: dict[tuple[int, int], int] = {}
         self._released: deque[int] = deque()
+        self._keep_peak = keep_peak
+        self._at_peak: tuple[int, dict[int, int]] = (-1, {})
         self._lock = RLock()  # several threads may save and read; a finalizer that runs inside may save, too
         self.release = self._released.append  # called once for each key that `add` has returned
 
@@ -192,6 +196,8 @@ class SavedLedger:
     def _settle(self) -> None:
         released, more = self._released, self._more
         with self._lock:
+            if self._keep_peak and released and self._at_peak[0] < self._current == self._peak:
+                self._at_peak = self._current, dict(self._entries)
             while released:
                 token = released.popleft()
                 if token <= KEY_MASK:
@@ -258,13 +264,42 @@ class SavedLedger:
         reading = self.reading()
         return sorted((reading.line(key) for key in list(self._entries)), key=lambda line: -line.bytes)
 
+    @property
+    def peak_lines(self) -> list[Line]:
+        """What `peak` was made of, largest first, given storages left out.
+
+        Of a storage at the peak only its first saving is known: ``saved`` is 1 and ``exclusive`` False. Without
+        ``keep_peak`` it is known only while `bytes` are at the peak; else it is empty.
+        """
+        self._settle()
+        peak, entries = self._at_peak
+        if not self._keep_peak and self._current < self._peak:
+            return []
+        entries = dict(self._entries) if peak < self._peak else entries
+        names = ModuleNames(origin.place for origin in self._origins)
+        lines = [
+            self._origins[entry & INDEX_MASK].line(names, step=entry >> STEP_BITS)
+            for entry in entries.values()
+            if self._counted[entry & INDEX_MASK]
+        ]
+        return sorted(lines, key=lambda line: -line.bytes)
+
+    def kept(self) -> dict[int, int]:
+        """Return ``{storage key: bytes}`` of everything kept now, given storages included."""
+        self._settle()
+        return {key: self._origins[entry & INDEX_MASK].bytes for key, entry in list(self._entries.items())}
+
+    def devices(self) -> set[str]:
+        """Return the kinds of device (``"cpu"``, ``"cuda"``) of everything that was ever saved here."""
+        return {origin.device.type for origin in self._origins}
+
     def reading(self) -> Reading:
         """Return what it takes to read many lines at once."""
         self._settle()
         return Reading(self._origins, self._entries, self._shares, self._first_gone, _tensors_of)
 
     def origin(self, token: int) -> Origin:
-        """Return what was recorded of one saved tensor."""
+        """Return what was recorded of one saved tensor kept now."""
         accounts = self._shares if token > KEY_MASK else self._entries
         return self._origins[accounts[token] & INDEX_MASK]
 

@@ -5,14 +5,17 @@ Works as `memlab.ledger` does: a release is only appended to a deque, and settle
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter, deque
 from threading import RLock
+from types import CodeType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from memlab import origins
 from memlab.allocator import Allocator, OutOfMemory
 
 CLONE = torch.ops.aten.clone.default
@@ -21,7 +24,7 @@ CLONE = torch.ops.aten.clone.default
 class Made(weakref.ref[torch.UntypedStorage]):
     """A storage that was created here; it is alive as long as this weak reference is."""
 
-    __slots__ = ("address", "bytes", "counted", "device", "key", "kind", "sequence")
+    __slots__ = ("address", "bytes", "counted", "device", "key", "kind", "origin", "sequence")
 
     address: int
     bytes: int
@@ -29,6 +32,7 @@ class Made(weakref.ref[torch.UntypedStorage]):
     device: torch.device
     key: int
     kind: str | None
+    origin: tuple[Any, CodeType | None, int]
     sequence: int
 
 
@@ -39,10 +43,16 @@ class Names(Protocol):
 
 
 class StorageLedger:
-    """Tensor storages created here and still alive, in bytes; with a simulated ``card``, also allocated on it."""
+    """Tensor storages created here and still alive, in bytes; with a simulated ``card``, also allocated on it.
 
-    def __init__(self, card: Allocator | None = None) -> None:
+    With ``keep_peak`` it remembers which storages its peak was made of, and their source lines.
+    """
+
+    def __init__(self, card: Allocator | None = None, *, keep_peak: bool = False) -> None:
         self.card = card
+        self._keep_peak = keep_peak
+        self._at_peak: tuple[int, list[Made]] = (-1, [])
+        self.running: Any = None  # the operator
         self.last_op: Any = None  # but no clone; None, if it ran with autograd off
         self.last_sequence = -1
         self.sequence = -1  # how many nodes there were at the last operator
@@ -113,6 +123,8 @@ class StorageLedger:
         made = Made(storage, self._released.append)
         made.key, made.bytes, made.device, made.address = key, nbytes, storage.device, address
         made.kind, made.sequence, made.counted = None, sequence, True
+        if self._keep_peak:
+            made.origin = (self.running, *origins.user_code(sys._getframe(3)))
         self._live[key] = made
         self._current += nbytes
         if self._current > self._peak:
@@ -139,6 +151,8 @@ class StorageLedger:
         """Account for the storages that were released since the last time."""
         released = self._released
         with self._lock:
+            if self._keep_peak and released and self._at_peak[0] < self._current == self._peak:
+                self._at_peak = self._current, list(self._live.values())
             while released:
                 made = released.popleft()
                 if self._live.get(made.key) is made:
@@ -183,6 +197,17 @@ class StorageLedger:
         """Let `peak` start again from the present `bytes`."""
         self.settle()
         self._peak = self._current
+
+    @property
+    def at_peak(self) -> list[tuple[int, str, str]]:
+        """What `peak` was made of, largest first: (bytes, operator, source line); empty unless ``keep_peak``."""
+        self.settle()
+        if not self._keep_peak:
+            return []
+        peak, live = self._at_peak
+        made = list(self._live.values()) if peak < self._peak else live
+        told = [(m.bytes, origins.op_name(m.origin[0]), origins.describe(*m.origin[1:])) for m in made if m.counted]
+        return sorted(told, key=lambda each: -each[0])
 
     @property
     def sizes(self) -> list[int]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import statistics
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from memlab import graph
+from memlab import graph, trend
 from memlab.allocator import Allocator
 from memlab.ownership.growing import growing
 from memlab.ownership.owner import Owner
@@ -37,14 +36,25 @@ class Watch:
         modules: bool = False,
         ignore: Iterable[str] = (),
         history: bool = False,
+        keep_peak: bool = False,
     ) -> None:
         if (card is not None or history) and not storages:
             raise ValueError("a card and a history are fed by the storages probe: leave storages=True")
         self._card = card_of(card) if card is not None else None
-        self._storages = None if not storages else History(self._card) if history else Storages(self._card)
-        self.saved = Saved(self._storages, where=where, modules=modules, ignore=ignore)
+        if not storages:
+            self._storages = None
+        elif history:
+            self._storages = History(self._card, keep_peak=keep_peak)
+        else:
+            self._storages = Storages(self._card, keep_peak=keep_peak)
+        self.saved = Saved(self._storages, where=where, modules=modules, ignore=ignore, keep_peak=keep_peak)
         self.card = Simulated(self._storages) if self._storages is not None and self._card is not None else None
         self._stack = ExitStack()
+
+    @property
+    def has_storages(self) -> bool:
+        """Whether this watch was opened with storages."""
+        return self._storages is not None
 
     @property
     def storages(self) -> Storages:
@@ -89,6 +99,7 @@ def watch(
     modules: bool | None = None,
     ignore: Iterable[str] = (),
     history: bool = False,
+    keep_peak: bool = False,
 ) -> Watch:
     """Return a context manager that measures what autograd saves and what tensors are created in its block.
 
@@ -106,12 +117,15 @@ def watch(
             ``ignore=["transformers"]`` a line is the one in your code that called it.
         history: keep the newest events of the allocator with their stacks, for `memlab.snapshot`; without a card, those
             of torch's own allocator where there is a CUDA device, else of a simulated card that nothing fills.
+        keep_peak: remember what the peaks were made of: ``saved.peak_lines`` and ``storages.at_peak``.
 
     Raises:
         ValueError: a card whose size cannot be read, or a card or a history without ``storages``.
     """
     modules = where if modules is None else modules
-    return Watch(card, storages=storages, where=where, modules=modules, ignore=ignore, history=history)
+    return Watch(
+        card, storages=storages, where=where, modules=modules, ignore=ignore, history=history, keep_peak=keep_peak
+    )
 
 
 @dataclass(frozen=True)
@@ -171,33 +185,14 @@ def growth(step: Callable[[], object], steps: int = 10, warmup: int = 3) -> Grow
             nodes.append(graph.count_live_nodes())
             if index == warmup + (steps - 1) // 2 and _may_grow(before, series, nodes):
                 early = index, survey(made=seen.storages.ledger.live())
-        if graph.READS_PACKED and (_rises(series) or _rises(nodes)):
+        if graph.READS_PACKED and (trend.rises(series) or trend.rises(nodes)):
             late = survey(made=seen.storages.ledger.live())
             start, first = early if early is not None else (-1, None)
             found = growing(first, late, warmup + steps - 1 - start)
-    return Growth(_rises(series), _slope(series), _slope(nodes), tuple(series), tuple(nodes), found)
+    return Growth(trend.rises(series), trend.slope(series), trend.slope(nodes), tuple(series), tuple(nodes), found)
 
 
 def _may_grow(before: int | None, series: list[int], nodes: list[int]) -> bool:
     """Whether it is worth a look at the heap half way, to be compared with one at the end."""
     start = series[0] if before is None else before
     return graph.READS_PACKED and (series[-1] > start or nodes[-1] > nodes[0])
-
-
-def _rises(series: list[int]) -> bool:
-    """Both the floor and the ceiling rise from each third to the next: a plateau or a sawtooth does not."""
-    size = max(1, len(series) // 3)
-    thirds = [series[:size], series[size:-size] or series[-size:], series[-size:]]
-    floors, ceilings = [min(part) for part in thirds], [max(part) for part in thirds]
-    return (
-        floors[0] < floors[2]
-        and ceilings[0] < ceilings[2]
-        and floors[0] <= floors[1] <= floors[2]
-        and _slope(series) > 0
-    )
-
-
-def _slope(series: list[int]) -> int:
-    """Theil-Sen: the median of the slopes of all pairs, which a few odd steps do not move."""
-    pairs = [(b - a) / (j - i) for i, a in enumerate(series) for j, b in enumerate(series) if i < j]
-    return round(statistics.median(pairs))

@@ -24,6 +24,7 @@ class Saved:
         where: record the user's source line of each saved tensor.
         modules: record the module in whose forward each tensor is saved.
         ignore: files, folders or names of packages whose source lines are not the user's.
+        keep_peak: remember what the peak was made of, for `peak_lines`.
     """
 
     name = "saved"
@@ -35,9 +36,10 @@ class Saved:
         where: bool = True,
         modules: bool = True,
         ignore: Iterable[str] = (),
+        keep_peak: bool = False,
     ) -> None:
         made = storages.ledger if storages is not None else None
-        self.ledger = SavedLedger(made, where=where, modules=modules, ignore=ignore)
+        self.ledger = SavedLedger(made, where=where, modules=modules, ignore=ignore, keep_peak=keep_peak)
 
     def __enter__(self) -> Saved:
         hooks.open_ledger(self.ledger)
@@ -73,6 +75,11 @@ class Saved:
     def lines(self) -> list[Line]:
         """One `Line` for every storage kept now, largest first; parameters, buffers and inputs included."""
         return self.ledger.lines
+
+    @property
+    def peak_lines(self) -> list[Line]:
+        """What `peak` was made of, largest first, given storages left out; empty unless ``keep_peak``."""
+        return self.ledger.peak_lines
 
     @property
     def blind(self) -> list[str]:

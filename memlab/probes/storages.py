@@ -54,6 +54,7 @@ class _Mode(TorchDispatchMode):
             node_names.learn()
         if ledger.waiting:
             ledger.name_waiting(func if grad else None, sequence)
+        ledger.running = func
         saves = func is not CLONE
         if saves:
             ledger.last_op, ledger.last_sequence = func if grad else None, sequence
@@ -112,12 +113,13 @@ class Storages:
     Args:
         card: a simulated card on which every storage is also allocated; where it does not fit, the operator raises
             ``torch.OutOfMemoryError``.
+        keep_peak: remember what the peak was made of, for `at_peak`.
     """
 
     name = "storages"
 
-    def __init__(self, card: Allocator | None = None) -> None:
-        self.ledger = StorageLedger(card)
+    def __init__(self, card: Allocator | None = None, *, keep_peak: bool = False) -> None:
+        self.ledger = StorageLedger(card, keep_peak=keep_peak)
         self._mode: Any = _Mode(self.ledger)
         self._registrations: list[Any] = []
 
@@ -153,6 +155,11 @@ class Storages:
     def peak(self) -> int:
         """The most that `bytes` has been."""
         return self.ledger.peak
+
+    @property
+    def at_peak(self) -> list[tuple[int, str, str]]:
+        """What `peak` was made of, largest first: (bytes, operator, source line); empty unless ``keep_peak``."""
+        return self.ledger.at_peak
 
     def by_device(self) -> dict[str, int]:
         """Return ``{device: bytes}`` of what is alive now."""
