@@ -237,7 +237,9 @@ def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: Pair) -> Pair:
         try:
             packed.value = value = user_pack(tensor)
         except _StopRecomputation:  # checkpoint keeps this one, its last, and ends its second forward by raising
-            _touch(ledgers, tensor)
+            for ledger in ledgers:
+                if ledger.recording and (key := ledger.add(tensor)) is not None:
+                    ledger.release(key)  # so that the peak knows of it
             raise
         kept = list(tensors_in(value))
         pairs = []
@@ -254,13 +256,6 @@ def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: Pair) -> Pair:
         return user_unpack(packed.value)
 
     return pack, unpack
-
-
-def _touch(ledgers: tuple[SavedLedger, ...], tensor: Tensor) -> None:
-    """Let the peak know of a tensor that is kept by other means than a saved tensor."""
-    for ledger in ledgers:
-        if ledger.recording and (key := ledger.add(tensor)) is not None:
-            ledger.release(key)
 
 
 def tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:

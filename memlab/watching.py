@@ -41,12 +41,8 @@ class Watch:
         if (card is not None or history) and not storages:
             raise ValueError("a card and a history are fed by the storages probe: leave storages=True")
         self._card = card_of(card) if card is not None else None
-        if not storages:
-            self._storages = None
-        elif history:
-            self._storages = History(self._card, keep_peak=keep_peak)
-        else:
-            self._storages = Storages(self._card, keep_peak=keep_peak)
+        probe = History if history else Storages
+        self._storages = probe(self._card, keep_peak=keep_peak) if storages else None
         self.saved = Saved(self._storages, where=where, modules=modules, ignore=ignore, keep_peak=keep_peak)
         self.card = Simulated(self._storages) if self._storages is not None and self._card is not None else None
         self._stack = ExitStack()
