@@ -3,7 +3,8 @@
     python benchmarks/gpu.py [--out results]
 
 Runs the tests marked cuda, every experiment with --device cuda (oom_demo's real OutOfMemoryError among them), the
-allocator's model against torch's own allocator, the context's size by NVML, and the cost of watching. It leaves the
+allocator's model against torch's own allocator, the context's size by NVML, predictions made on the CPU against what is
+measured (conv nets with cuDNN among them), and the cost of watching. It leaves the
 card's settings as they are; memory is bounded by torch.cuda.set_per_process_memory_fraction.
 """
 
@@ -75,6 +76,9 @@ def main() -> int:
     parts.append(section("Experiments", *experiments, keep=90))
     if report.is_file():
         parts.append(f"{load(report).count('holds')} of {len(load(report).findings)} arms hold.\n")
+    predicted = run("benchmarks/predict_cuda.py", "--out", str(out / f"predict-{slug}.md"))
+    codes.append(predicted[0])
+    parts.append(section("Predicted on the CPU against measured here", *predicted, keep=60))
     parts.append(section("Cost", *run("benchmarks/overhead.py", "--device", "cuda", "--rounds", "15")))
     write_atomically(out / f"gpu-{slug}.md", "\n".join(parts))
     print("\n".join(parts))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from memlab.lines import Line as Line
     from memlab.ownership import Owner as Owner
     from memlab.ownership import owners as owners
+    from memlab.predicting import predict as predict
+    from memlab.prediction import Prediction as Prediction
     from memlab.report import Finding as Finding
     from memlab.report import Report as Report
     from memlab.snapshotting import snapshot as snapshot
@@ -41,6 +43,8 @@ _HOMES = {
     "owners": "memlab.ownership",
     "snapshot": "memlab.snapshotting",
     "Unavailable": "memlab.unavailable",
+    "predict": "memlab.predicting",
+    "Prediction": "memlab.prediction",
     "Finding": "memlab.report",
     "Report": "memlab.report",
     "Growth": "memlab.watching",

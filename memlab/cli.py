@@ -69,10 +69,15 @@ def _run(argv: list[str]) -> int:
         return WRONG_USE
     if not argv[0].startswith("-"):
         options.choose(commands, argv[0], "command")
+    own, after = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     try:
-        given, rest = top.parse_known_args(argv)
+        given, rest = top.parse_known_args(own)
     except SystemExit as end:  # of --help and --version
         return int(end.code or 0)
+    if getattr(given, "takes_rest", False):
+        given.rest = after
+    else:
+        rest += after
     if rest and (not hasattr(given, "names") or any(each.startswith("-") for each in rest)):
         raise Wrong(f"{rest[0]!r} means nothing here; see memlab {argv[0]} --help")
     if rest:

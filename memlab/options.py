@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memlab import experiment
+from memlab import cards, experiment
+from memlab.cards import Card
 from memlab.experiment import pick
-from memlab.units import format_bytes, parse_size
+from memlab.units import format_bytes
 
 if TYPE_CHECKING:
     from memlab.job import Job
@@ -73,12 +74,9 @@ def device(text: str) -> str:
     return text
 
 
-def card(text: str | None) -> int | None:
+def card(text: str | None) -> Card | None:
     with wrong("--card"):
-        nbytes = parse_size(text) if text is not None else None
-    if nbytes == 0:
-        raise Wrong("--card: a card of 0 bytes holds nothing; give a larger one")
-    return nbytes
+        return cards.find(text) if text is not None else None
 
 
 def sizes(texts: Sequence[str]) -> dict[str, int]:

@@ -126,11 +126,11 @@ class StorageHistory(StorageLedger):
         forward = self._forward.get(number()) if number is not None else None
         return self._stacks.of_backward(node.name(), forward) if forward is not None else None
 
-    def _malloc(self, nbytes: int) -> int:
+    def take(self, nbytes: int) -> int:
         if self._entering_real:
             return 0
         self._trace.context = Birth(self._op, self._stack)
-        return super()._malloc(nbytes)
+        return super().take(nbytes)
 
     def _enter(self, storage: torch.UntypedStorage, key: int, sequence: int) -> None:
         self._entering_real = self._real and storage.device.type == "cuda"

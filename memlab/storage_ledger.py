@@ -119,7 +119,7 @@ class StorageLedger:
 
     def _enter(self, storage: torch.UntypedStorage, key: int, sequence: int) -> None:
         nbytes = storage.nbytes()
-        address = self._malloc(nbytes) if self.card is not None else 0
+        address = self.take(nbytes)
         made = Made(storage, self._released.append)
         made.key, made.bytes, made.device, made.address = key, nbytes, storage.device, address
         made.kind, made.sequence, made.counted = None, sequence, True
@@ -132,20 +132,30 @@ class StorageLedger:
 
     def _resize(self, made: Made, nbytes: int) -> None:
         # The real allocator gives the new block before it takes the old one back (resize_bytes_cuda).
-        address = self._malloc(nbytes) if self.card is not None else 0
-        if self.card is not None and made.address:
-            self.card.free(made.address)
+        address = self.take(nbytes)
+        self.give_back(made.address)
         if made.counted:
             self._current += nbytes - made.bytes
         self._peak = max(self._peak, self._current)
         made.bytes, made.address = nbytes, address
 
-    def _malloc(self, nbytes: int) -> int:
-        assert self.card is not None
+    def take(self, nbytes: int) -> int:
+        """Allocate on the card and return the address; without a card, 0.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit.
+        """
+        if self.card is None:
+            return 0
         try:
             return self.card.malloc(nbytes)
         except OutOfMemory as error:
             raise torch.OutOfMemoryError(str(error)) from None
+
+    def give_back(self, address: int) -> None:
+        """Free on the card what `take` has returned."""
+        if self.card is not None and address:
+            self.card.free(address)
 
     def settle(self) -> None:
         """Account for the storages that were released since the last time."""
@@ -159,8 +169,7 @@ class StorageLedger:
                     del self._live[made.key]
                 if made.counted:
                     self._current -= made.bytes
-                if self.card is not None and made.address:
-                    self.card.free(made.address)
+                self.give_back(made.address)
 
     def seal(self) -> None:
         """Count what is alive now as there before: as given, and no longer in `bytes`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from memlab import graph, trend
 from memlab.allocator import Allocator
+from memlab.cards import Card
 from memlab.ownership.growing import growing
 from memlab.ownership.owner import Owner
 from memlab.ownership.survey import Survey, survey
@@ -29,7 +30,7 @@ class Watch:
 
     def __init__(
         self,
-        card: str | int | Allocator | None,
+        card: str | int | Card | Allocator | None,
         *,
         storages: bool,
         where: bool,
@@ -88,7 +89,7 @@ class Watch:
 
 
 def watch(
-    card: str | int | Allocator | None = None,
+    card: str | int | Card | Allocator | None = None,
     *,
     storages: bool = True,
     where: bool = True,
@@ -104,8 +105,8 @@ def watch(
     >>> seen.saved.bytes, seen.storages.peak
 
     Args:
-        card: a simulated card of this size (``"24 GiB"``, bytes, or an `Allocator`): storages are allocated on it, and
-            ``torch.OutOfMemoryError`` is raised in the operator that does not fit.
+        card: a simulated card (``"24 GiB"``, bytes, ``"rtx4090"``, a JSON file, a `Card` or an `Allocator`): storages
+            are allocated on it, and ``torch.OutOfMemoryError`` is raised in the operator that does not fit.
         storages: also account for every storage created; ``False`` is cheaper and knows saved tensors only.
         where: record the source line of each saved tensor.
         modules: record the module in whose forward each tensor is saved; as ``where`` unless told.
@@ -116,7 +117,7 @@ def watch(
         keep_peak: remember what the peaks were made of: ``saved.peak_lines`` and ``storages.at_peak``.
 
     Raises:
-        ValueError: a card whose size cannot be read, or a card or a history without ``storages``.
+        ValueError: a card that is not known or cannot be read, or a card or a history without ``storages``.
     """
     modules = where if modules is None else modules
     return Watch(

@@ -55,7 +55,7 @@ def show(given: argparse.Namespace, path: Path) -> int:
         _page(path.name, found)
         return HOLDS
     with options.wrong("--replay"):
-        told = summary.summarise(found, given.replay, card)
+        told = summary.summarise(found, given.replay, None if card is None else card.usable)
     if given.show == "json":
         _snapshot.as_json(told, sys.stdout)
     else:

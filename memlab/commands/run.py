@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="an experiment, its file, or all")
     parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: cuda if torch can use it, else cpu)")
-    parser.add_argument("--card", metavar="SIZE", help="the GPU memory to respect, such as '64 MiB'")
+    parser.add_argument("--card", metavar="SIZE", help="the GPU memory to respect: '64 MiB', rtx4090, FILE.json")
     parser.add_argument("--steps", metavar="N", help="steps of each arm (default: the experiment's own)")
     parser.add_argument("--set", metavar="SIZE=N", action="append", default=[], help="change a size (repeatable)")
     parser.add_argument("--arm", metavar="ARM", action="append", default=[], help="only this arm (repeatable)")
@@ -41,14 +41,17 @@ def command(given: argparse.Namespace) -> int:
     show_report, destination = way(given, sys.stdout), options.destination(given.json)
     timeout = options.number("--timeout", given.timeout, 1, 10**9)
     device = None if given.device is None else options.device(given.device)
+    card = options.card(given.card)
     plan = options.Plan(
         arms=options.arms(options.paths(given.names), given.arm),
-        card=options.card(given.card),
+        card=None if card is None else card.usable,
         steps=None if given.steps is None else options.number("--steps", given.steps, 1, 10**9),
         sizes=options.sizes(given.set),
         seed=options.number("--seed", given.seed, 0, options.LARGEST),
         snapshot=_snapshot(given.snapshot),
     )
+    if card is not None and card.usable != card.total:
+        print(f"memlab: {card.describe()}", file=sys.stderr)
     with _live.watching(sys.stderr) as view:
         report = _measure(plan, device, timeout, view)
     try:

@@ -35,7 +35,7 @@ class Body:
         self.cuda_peak: int | None = None
         self.not_checked = ""
         self.threads = 0
-        self._card = card_of(limits.card.bytes) if limits.card is not None else None
+        self._card = card_of(limits.card) if limits.card is not None else None
         self._device = self._cuda_device(limits)
         self.seen: Watch = watch(self._card, keep_peak=True)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from memlab import cards
+from memlab.cards import Card
 from memlab.units import format_exact, parse_size
 
 
@@ -57,7 +59,7 @@ class Limits:
     peak: Peak | None = None
     growth: Growth | None = None
     no_graph_left: bool = False
-    card: Size | None = None
+    card: Card | None = None
 
     def told(self) -> dict[str, str]:
         """Return ``{marker: what it allows}`` in words, for reports."""
@@ -71,7 +73,7 @@ class Limits:
         if self.no_graph_left:
             found["no_graph_left"] = "yes"
         if self.card:
-            found["card"] = str(self.card)
+            found["card"] = self.card.describe()
         return found
 
 
@@ -113,11 +115,8 @@ def no_graph_left(wanted: Any = True) -> bool:
     return _yes("wanted", wanted)
 
 
-def card(size: Any) -> Size | None:
-    found = None if size is None else _size(size)
-    if found is not None and found.bytes == 0:
-        raise ValueError("a card of 0 bytes holds nothing; give a larger one")
-    return found
+def card(what: Any) -> Card | None:
+    return None if what is None else cards.find(what)
 
 
 MARKERS: dict[str, tuple[str, Callable[..., Any], str]] = {
@@ -146,7 +145,8 @@ MARKERS: dict[str, tuple[str, Callable[..., Any], str]] = {
     "card": (
         "card",
         card,
-        "card(size): run the body on a simulated GPU of this size; it raises torch.OutOfMemoryError where that would.",
+        "card(what): run the body on a simulated GPU ('24 GiB', 'rtx4090'); it raises torch.OutOfMemoryError where that "
+        "would.",
     ),
 }
 """``{marker: (field of Limits, what reads its arguments, its line in pytest --markers)}``."""

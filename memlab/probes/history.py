@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from memlab.allocator import Allocator
-from memlab.probes.storages import Storages, _Mode
+from memlab.probes.storages import Mode, Storages
 from memlab.snapshots.merge import merge, settle_categories
 from memlab.stacks import is_own
 from memlab.storage_history import StorageHistory
@@ -16,7 +16,7 @@ UNLIMITED = 1 << 40  # bytes of a simulated card that nothing here fills
 MAX_ENTRIES = 100_000
 
 
-class _RecordingMode(_Mode):
+class _RecordingMode(Mode):
     ledger: StorageHistory
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from memlab import cards
 from memlab.allocator import Allocator
+from memlab.cards import Card
 from memlab.probes import Unavailable
 from memlab.probes.storages import Storages
-from memlab.units import parse_size
 
 
-def card_of(size: str | int | Allocator) -> Allocator:
-    """Return the simulated card that ``size`` names: a text such as ``"24 GiB"``, bytes, or an allocator as it is.
+def card_of(card: str | int | Card | Allocator) -> Allocator:
+    """Return the allocator of a simulated card.
+
+    ``card`` is a size such as ``"24 GiB"``, bytes, a name such as ``"rtx4090"``, a JSON file, a `Card`, or an allocator
+    as it is.
 
     Raises:
-        ValueError: a sentence about a size that cannot be read.
+        ValueError: a sentence about a card that is not known or cannot be read.
     """
-    return size if isinstance(size, Allocator) else Allocator(total=parse_size(size))
+    return card if isinstance(card, Allocator) else cards.find(card).allocator()
 
 
 class Simulated:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,9 @@ _watched = node_names.watched
 _ALIASING = {"aten::_unsafe_view", "aten::_reshape_alias", "aten::lift", "aten::_reshape_from_tensor"}
 
 
-class _Mode(TorchDispatchMode):
+class Mode(TorchDispatchMode):
+    """Sees every operator of its thread and tells the ledger of what it returns."""
+
     def __init__(self, ledger: StorageLedger) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
@@ -77,6 +79,20 @@ class _Mode(TorchDispatchMode):
                         ledger.see(each, sequence, fresh=fresh)
         return out
 
+    def see(self, out: Tensor, sequence: int, outputs: int, args: tuple[Any, ...]) -> None:
+        """Account for one output of an operator; ``outputs`` is what `outputs_of` says of it."""
+        if outputs != VIEW:
+            fresh = outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args))
+            self.ledger.see(out, sequence, fresh=fresh)
+
+
+def outputs_of(func: Any) -> int:
+    """Return what an operator's outputs are: FRESH, VIEW, WRITTEN or DOUBTFUL."""
+    known = _known.get(id(func))
+    if known is None:
+        known = _known[id(func)] = (func, _call_of(func), _outputs_of(func))
+    return known[2]
+
 
 def _call_of(func: Any) -> Any:
     """Return what OpOverload.__call__ calls: one Python frame less for each operator."""
@@ -114,13 +130,20 @@ class Storages:
         card: a simulated card on which every storage is also allocated; where it does not fit, the operator raises
             ``torch.OutOfMemoryError``.
         keep_peak: remember what the peak was made of, for `at_peak`.
+        mode: makes the dispatch mode that feeds the ledger; the default sees operators as they are.
     """
 
     name = "storages"
 
-    def __init__(self, card: Allocator | None = None, *, keep_peak: bool = False) -> None:
+    def __init__(
+        self,
+        card: Allocator | None = None,
+        mode: Callable[[StorageLedger], Any] | None = None,
+        *,
+        keep_peak: bool = False,
+    ) -> None:
         self.ledger = StorageLedger(card, keep_peak=keep_peak)
-        self._mode: Any = _Mode(self.ledger)
+        self._mode: Any = (mode or Mode)(self.ledger)
         self._registrations: list[Any] = []
 
     def __enter__(self) -> Storages:

@@ -1,0 +1,21 @@
+"""A CPU run that saves and allocates what CUDA would.
+
+with CudaStorages(card.allocator(), gpu_of(card)) as storages:
+    step()
+storages.ledger.card.memory_stats()
+
+composites.py    operators that torch takes apart differently on CUDA (dropout, attention, norms, LSTM cells)
+choice.py        which attention kernel CUDA takes
+attention.py, norms.py, cells.py   their stand-ins: CUDA's outputs and saved tensors, computed on the CPU
+autocast.py      autocast("cuda") and its list of operators in float32
+optimizers.py    foreach by default, scalars on the host
+workspaces.py    cuBLAS's, one for each thread
+temporaries.py, reductions.py   what kernels allocate inside
+mode.py          the dispatch mode that puts all this into a simulated card
+account.py       what of it is exact, modelled and missing
+"""
+
+from memlab.as_cuda.gpu import Gpu, gpu_of
+from memlab.as_cuda.storages import CudaStorages
+
+__all__ = ["CudaStorages", "Gpu", "gpu_of"]

@@ -1,0 +1,184 @@
+"""Operators that torch takes apart differently on CUDA: they get CUDA's way, for the threads that ask for it.
+
+Each is registered in torch's dispatcher above autograd, so it also acts on calls from C++ (multi-head attention), in
+backward (checkpoint) and on fake tensors; the registration is taken back when the last user closes. Sources:
+native/Dropout.cpp, native/transformers/attention.cpp, native/Normalization.cpp, native/layer_norm.cpp.
+"""
+
+from __future__ import annotations
+
+import threading
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memlab.as_cuda import norms
+from memlab.as_cuda.choice import CUDNN, EFFICIENT, FLASH, choose
+from memlab.as_cuda.gpu import Gpu
+
+aten = torch.ops.aten
+_COMPOSED = torch._C.DispatchKey.CompositeImplicitAutograd
+_lock = threading.Lock()
+_open = 0
+_library: Any = None
+
+
+class _Thread(threading.local):
+    gpu: Gpu | None = None
+
+
+_thread = _Thread()
+
+
+def _composed(operator: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Take an operator apart as torch itself does on the CPU."""
+    out: Tensor = operator._op_dk(_COMPOSED, *args, **kwargs)
+    return out
+
+
+def dropout(x: Tensor, p: float, train: bool) -> Tensor:
+    if _thread.gpu is not None and train and 0 < p < 1 and x.numel() > 0:
+        out: Tensor = aten.native_dropout.default(x, p, train)[0]
+        return out
+    return _composed(aten.dropout.default, x, p, train)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    gpu, given = _thread.gpu, (query, key, value, attn_mask, dropout_p, is_causal)
+    if gpu is None:
+        original = aten.scaled_dot_product_attention.default
+        return _composed(original, *given, scale=scale, enable_gqa=enable_gqa)
+    kernel = choose(gpu, *given, enable_gqa)
+    mask = _additive(attn_mask, query)
+    out: Tensor
+    if kernel == FLASH:
+        width, factor = query.shape[-1], scale or 1 / sqrt(query.shape[-1])
+        padded = [_pad(each, 8) for each in (query, key, value)]
+        out = aten._scaled_dot_product_flash_attention.default(*padded, dropout_p, is_causal, scale=factor)[0]
+        return out[..., :width] if out.shape[-1] != width else out
+    wants = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value))
+    if kernel == CUDNN:
+        shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+        mask = mask if mask is None else mask.expand(shape)
+        rest = (mask, wants, dropout_p, is_causal)
+        out = aten._scaled_dot_product_cudnn_attention.default(query, key, value, *rest, scale=scale)[0]
+    elif kernel == EFFICIENT:
+        rest = (_aligned(mask, query, key), wants, dropout_p, is_causal)
+        out = aten._scaled_dot_product_efficient_attention.default(query, key, value, *rest, scale=scale)[0]
+    else:
+        out = aten._scaled_dot_product_attention_math.default(
+            query, key, value, mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )[0]
+    return out
+
+
+def _additive(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    zero = torch.scalar_tensor(0.0, dtype=query.dtype)
+    return torch.where(mask, zero, torch.scalar_tensor(-torch.inf, dtype=query.dtype))
+
+
+def _pad(tensor: Tensor, multiple: int) -> Tensor:
+    missing = -tensor.shape[-1] % multiple
+    return torch.nn.functional.pad(tensor, (0, missing)) if missing else tensor
+
+
+def _aligned(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """The efficient kernel reads masks whose rows begin at multiples of 16 elements."""
+    if mask is None:
+        return None
+    length = mask.shape[-1]
+    if length % 16:
+        mask = _pad(mask, 16)[..., :length]
+    return mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+
+
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    state = (running_mean, running_var, training)
+    if _thread.gpu is not None and norms.takes_cudnn(x, weight, bias, *state, eps):
+        x = x.contiguous() if not x.is_contiguous(memory_format=torch.channels_last) else x
+        out: Tensor = aten.cudnn_batch_norm.default(x, weight, bias, *state, momentum, eps)[0]
+        return out
+    return _composed(aten.batch_norm.default, x, weight, bias, *state, momentum, eps, cudnn_enabled)
+
+
+def rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    if _thread.gpu is not None and x.is_floating_point() and (weight is None or weight.dtype == x.dtype):
+        out: Tensor = aten._fused_rms_norm.default(x, shape, weight, eps)[0]
+        return out
+    return _composed(aten.rms_norm.default, x, shape, weight, eps)
+
+
+def lstm_cell(
+    x: Tensor,
+    state: list[Tensor],
+    weight: Tensor,
+    weight_hidden: Tensor,
+    bias: Tensor | None = None,
+    bias_hidden: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    if _thread.gpu is None:
+        given = (x, state, weight, weight_hidden, bias, bias_hidden)
+        found: tuple[Tensor, Tensor] = aten.lstm_cell.default._op_dk(_COMPOSED, *given)
+        return found
+    gates, more = torch.matmul(x, weight.t()), torch.matmul(state[0], weight_hidden.t())
+    hidden, cell, _ = aten._thnn_fused_lstm_cell.default(gates, more, state[1], bias, bias_hidden)
+    return hidden, cell
+
+
+COMPOSITES = {
+    aten.lstm_cell.default: lstm_cell,
+    aten.dropout.default: dropout,
+    aten.scaled_dot_product_attention.default: attention,
+    aten.batch_norm.default: batch_norm,
+    aten.rms_norm.default: rms_norm,
+}
+
+
+def enter(gpu: Gpu) -> Gpu | None:
+    """Let this thread's CPU operators be taken apart as on ``gpu``; return what was set before."""
+    global _open, _library
+    with _lock:
+        _open += 1
+        if _open == 1:
+            _library = torch.library.Library("aten", "IMPL")
+            for operator, implementation in COMPOSITES.items():
+                _library.impl(operator, implementation, "AutogradCPU")
+            # With a kernel of its own it keeps its formula of autograd; without, it is taken apart.
+            _library.impl(aten._fused_rms_norm.default, norms.rms_norm, "CPU")
+    before, _thread.gpu = _thread.gpu, gpu
+    return before
+
+
+def leave(before: Gpu | None) -> None:
+    """Take it back."""
+    global _open, _library
+    _thread.gpu = before
+    with _lock:
+        _open -= 1
+        if _open == 0:
+            _library._destroy()
+            _library = None

@@ -1,0 +1,73 @@
+"""Fake tensors on the CPU: shapes and types without memory and arithmetic, so that any model fits into any machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.nn.modules.module import Module
+
+NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
+"""What an operator raises whose result depends on values, which a fake tensor does not have."""
+_apply = Module._apply
+_became: dict[int, dict[int, Any]] = {}  # by thread, while a module's parameters change: old and new, by id
+
+
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """Let every tensor that is made in the block be fake."""
+    Module._apply = _apply_to_fakes  # type: ignore[method-assign]
+    try:
+        with FakeTensorMode():
+            yield
+    finally:
+        Module._apply = _apply  # type: ignore[method-assign]
+
+
+def _apply_to_fakes(module: Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Module:
+    """``module.to()``: torch swaps a fake parameter's inside, and cannot while anything refers to it weakly."""
+    if not any(isinstance(each, FakeTensor) for each in (*module.parameters(), *module.buffers())):
+        return _apply(module, fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
+    became = _became.setdefault(threading.get_ident(), {})
+    outermost = not became
+    became[0] = None
+    try:
+        for child in module.children() if recurse else ():
+            child._apply(fn)
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = _changed(parameter, fn, became)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = fn(buffer)
+    finally:
+        if outermost:
+            del _became[threading.get_ident()]
+    return module
+
+
+def _changed(parameter: torch.nn.Parameter, fn: Callable[[Tensor], Tensor], became: dict[int, Any]) -> Any:
+    """Return what becomes of a parameter; modules that share it go on sharing it."""
+    if id(parameter) not in became:
+        with torch.no_grad():
+            data = fn(parameter)
+        new = parameter
+        if data is not parameter:
+            new = torch.nn.Parameter(data, parameter.requires_grad)
+            new.grad = None if parameter.grad is None else fn(parameter.grad)
+        became[id(parameter)] = became[id(new)] = new
+    return became[id(parameter)]
+
+
+def why(error: BaseException) -> str:
+    """Say in a sentence what a fake tensor could not do."""
+    operator: Any = getattr(error, "func", None) or "an operator"
+    name = str(operator).removeprefix("aten.").split(".")[0]
+    asked = "the value of a tensor (item(), or a condition on it)" if "local_scalar" in name else f"what {name} returns"
+    return f"it needs data, and fake tensors have none: {asked} depends on values; run it without --fake"

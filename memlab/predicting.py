@@ -1,0 +1,168 @@
+"""Predict, without a GPU, what a step or a script would take on a card."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memlab import cards, origins
+from memlab.as_cuda import CudaStorages, account, gpu_of
+from memlab.as_cuda.fakes import NEEDS_DATA, fake_tensors, why
+from memlab.blocks import Inputs, savings
+from memlab.cards import Card
+from memlab.prediction import DIES, FITS, Prediction
+from memlab.probes.saved import Saved
+from memlab.reachable import tensors_of
+
+LARGEST_BLOCKS = 6
+DOUBLINGS = 20
+
+
+def predict(
+    step: Callable[[], Any], card: str | int | Card = "24 GiB", *, fake: bool = False, steps: int = 2, conf: str = ""
+) -> Prediction:
+    """Run ``step`` on the CPU as if on ``card`` and return whether it fits, with both peaks.
+
+    >>> memlab.predict(step, card="rtx4090").fits
+
+    Args:
+        step: called with nothing, ``steps`` times. Tensors that it refers to (in its closure, its arguments' defaults,
+            the object it is bound to, the globals it names) are on the card before it. If its first call returns a
+            function, that is the step and what was called has built its model: the way to use with ``fake``.
+        card: a size, a name such as ``"rtx4090"``, a JSON file, or a `Card`.
+        fake: run on fake tensors: no memory, no arithmetic, any size of model.
+        steps: how many; two, for an optimizer makes its state in the first.
+        conf: settings of the allocator, as in PYTORCH_CUDA_ALLOC_CONF.
+
+    Raises:
+        ValueError: a card or settings that cannot be read.
+        memlab.Unavailable: torch is too old.
+        Exception: whatever else the step raises.
+    """
+
+    def run() -> None:
+        made = step()
+        again = made if callable(made) else step
+        for _ in range(steps if callable(made) else steps - 1):
+            again()
+
+    name = getattr(step, "__qualname__", type(step).__qualname__)
+    return _Run(name, cards.find(card), fake=fake, conf=conf, given=() if fake else tensors_of(step)).run(run)
+
+
+def predict_script(
+    path: Path, arguments: Sequence[str], card: Card, *, fake: bool = False, conf: str = ""
+) -> Prediction:
+    """Run a script as ``python path arguments`` would, and predict what it takes. For a process of its own.
+
+    Raises:
+        RuntimeError: the script failed, for another reason than the card; the text is a sentence.
+    """
+
+    def run() -> None:
+        before, sys.argv = sys.argv, [str(path), *arguments]
+        sys.path.insert(0, str(path.resolve().parent))
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            if end.code not in (None, 0):
+                raise RuntimeError(f"{path.name} ended with exit code {end.code}") from None
+        finally:
+            sys.argv = before
+
+    return _Run(path.name, card, fake=fake, conf=conf).run(run)
+
+
+def largest_batch(tried: Callable[[int], Prediction], start: int) -> tuple[int, dict[str, str]]:
+    """Return the largest batch whose prediction fits, by doubling and then bisection, and the verdict of each tried.
+
+    Args:
+        tried: predicts a batch.
+        start: the first batch; 0 is returned if it does not fit.
+    """
+    verdicts: dict[str, str] = {}
+
+    def fits(batch: int) -> bool:
+        verdicts[str(batch)] = tried(batch).verdict
+        return verdicts[str(batch)] == FITS
+
+    good, bad = 0, start
+    while bad < start << DOUBLINGS and fits(bad):
+        good, bad = bad, bad * 2
+    while bad - good > 1 and good:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good, verdicts
+
+
+class _Run:
+    """One run; fills its prediction."""
+
+    def __init__(self, what: str, card: Card, *, fake: bool, conf: str, given: Sequence[torch.Tensor] = ()) -> None:
+        self.card, self.fake, self.given = card, fake, given
+        self.allocator, self.gpu = card.allocator(conf), gpu_of(card)
+        capability = ".".join(map(str, self.gpu.capability))
+        self.found = Prediction(
+            what=what,
+            card=card.describe(),
+            total=card.total,
+            context=card.context,
+            other=card.other,
+            device=f"compute capability {capability}, {self.gpu.sms} SMs",
+            fake=fake,
+        )
+
+    def run(self, code: Callable[[], None]) -> Prediction:
+        began = time.perf_counter()
+        with ExitStack() as stack:
+            stack.enter_context(fake_tensors() if self.fake else nullcontext())
+            storages = stack.enter_context(CudaStorages(self.allocator, self.gpu))
+            saved = stack.enter_context(Saved(storages))
+            inputs = stack.enter_context(Inputs())
+            storages.mode.before_backward = lambda: self._see_blocks(saved, inputs)
+            self._judge(code, storages, saved)
+            self._read(storages, saved)
+        self.found.seconds = round(time.perf_counter() - began, 3)
+        return self.found
+
+    def _judge(self, code: Callable[[], None], storages: CudaStorages, saved: Saved) -> None:
+        try:
+            storages.add(self.given)
+            code()
+            self.found.verdict = FITS
+        except torch.OutOfMemoryError as error:
+            self.found.verdict, self.found.oom, self.found.died = DIES, str(error), _users_line(error)
+            self.found.filled = dict(list(saved.by("line").items())[:5])
+        except NEEDS_DATA as error:
+            self.found.reason, self.found.died = why(error), _users_line(error)
+
+    def _see_blocks(self, saved: Saved, inputs: Inputs) -> None:
+        found = savings(saved.lines, inputs.bytes)
+        if sum(found.values()) > sum(self.found.blocks.values()):
+            self.found.blocks = found
+
+    def _read(self, storages: CudaStorages, saved: Saved) -> None:
+        self.found.allocated, self.found.reserved = self.allocator.peak_allocated, self.allocator.peak_reserved
+        self.found.saved = saved.peak
+        self.found.workspaces = sum(storages.mode.workspaces.values())
+        self.found.exact = account.exact()
+        self.found.modelled = account.modelled(self.card, storages.mode)
+        self.found.missing = [*account.missing(storages.mode), *storages.blind]
+
+
+def _users_line(error: BaseException) -> str:
+    """Return ``file:line`` of the user's innermost line in the error's traceback."""
+    found, traceback = "unknown", error.__traceback__
+    while traceback is not None:
+        code, _ = origins.user_code(traceback.tb_frame)
+        if code is traceback.tb_frame.f_code:
+            found = origins.describe(code, traceback.tb_lasti)
+        traceback = traceback.tb_next
+    return found

@@ -1,0 +1,123 @@
+"""What a step would take on a card that is not here: the `Prediction`, plain data, JSON both ways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from memlab.report import write_atomically
+
+FITS, DIES, UNKNOWN = "fits", "dies", "unknown"
+_FORMAT, _VERSION = "memlab prediction", 1
+
+
+class NotAPrediction(ValueError):
+    """A text that is not a prediction of this memlab; it says why."""
+
+
+@dataclass
+class Prediction:
+    """Whether a step fits a card, and what it takes there. Bytes, unless the name says otherwise.
+
+    Attributes:
+        what: the script, or the step's name.
+        verdict: ``fits``, ``dies`` (of torch.OutOfMemoryError), or ``unknown`` (it could not be run to its end).
+        reason: why it is unknown, in a sentence.
+        card: the card in words, with what of it torch cannot have; the next three are its bytes.
+        total, context, other: what the driver reports, what the CUDA context takes, what other processes take.
+        device: the compute capability and multiprocessors that kernels were chosen for.
+        fake: it was run on fake tensors.
+        allocated, reserved: the peaks of torch.cuda.memory_stats(); where it dies, until then.
+        saved: the most that autograd kept for backward at a time.
+        workspaces: cuBLAS's, among the allocated bytes.
+        died: the user's line of the allocation that did not fit; oom: torch's text.
+        filled: what was kept for backward then, ``{source line: bytes}``, largest first.
+        blocks: ``{module: bytes}`` that checkpointing this top-level block would save: what is kept for backward in it,
+            less its inputs.
+        batches: ``{batch: verdict}`` of every batch tried; largest: the largest that fits, None if none was looked for.
+        exact, modelled, missing: sentences about what these numbers are worth.
+        machine: what it was run on.
+        seconds: how long it took.
+    """
+
+    what: str
+    verdict: str = UNKNOWN
+    reason: str = ""
+    card: str = ""
+    total: int = 0
+    context: int = 0
+    other: int = 0
+    device: str = ""
+    fake: bool = False
+    allocated: int = 0
+    reserved: int = 0
+    saved: int = 0
+    workspaces: int = 0
+    died: str = ""
+    oom: str = ""
+    filled: dict[str, int] = field(default_factory=dict)
+    blocks: dict[str, int] = field(default_factory=dict)
+    batches: dict[str, str] = field(default_factory=dict)
+    largest: int | None = None
+    exact: list[str] = field(default_factory=list)
+    modelled: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    machine: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        return self.verdict == FITS
+
+    def to_json(self) -> str:
+        return json.dumps({"format": _FORMAT, "version": _VERSION, **asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Prediction:
+        """Return the prediction in ``text``. Raises `NotAPrediction` with a sentence for anything else."""
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise NotAPrediction(f"it is not JSON ({error})") from None
+        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+            raise NotAPrediction("it is no memlab prediction")
+        if (version := content.pop("version", None)) != _VERSION:
+            raise NotAPrediction(f"it is a prediction of format {version!r}; this memlab reads {_VERSION}")
+        kinds = {each.name: str(each.type) for each in fields(cls)}
+        for name, value in content.items():
+            if name not in kinds or not _SHAPES[kinds[name]](value):
+                raise NotAPrediction(f"it is damaged: it has no valid {name}")
+        if content.get("verdict") not in (FITS, DIES, UNKNOWN) or "what" not in content:
+            raise NotAPrediction("it is damaged: it has no valid verdict")
+        return cls(**content)
+
+    def save(self, path: Path) -> None:
+        """Write it to ``path``, whole or not at all."""
+        write_atomically(path, self.to_json())
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int and abs(value) < 1 << 63
+
+
+def _mapping(value: object, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(holds(each) for each in value.values())
+
+
+_SHAPES: dict[str, Callable[[Any], bool]] = {
+    "str": _text,
+    "bool": lambda value: isinstance(value, bool),
+    "int": _whole,
+    "int | None": lambda value: value is None or _whole(value),
+    "float": lambda value: isinstance(value, (int, float)) and abs(value) < 1e12,
+    "dict[str, int]": lambda value: _mapping(value, _whole),
+    "dict[str, str]": lambda value: _mapping(value, _text),
+    "list[str]": lambda value: isinstance(value, list) and all(map(_text, value)),
+}

@@ -1,0 +1,345 @@
+"""A CPU run as on CUDA: CUDA's saved tensors, the CPU's values, CUDA's allocations, and nothing left behind."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import optimizer as torch_optimizer
+
+import memlab
+from memlab.allocator import Allocator
+from memlab.as_cuda import CudaStorages, Gpu
+from memlab.as_cuda.choice import choose
+from memlab.as_cuda.fakes import NEEDS_DATA, fake_tensors, why
+from memlab.as_cuda.reductions import buffers
+from memlab.as_cuda.workspaces import workspace_bytes
+from memlab.experiment import find, load
+from memlab.probes import cuda as cuda_probe
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.ops.aten, "_fused_rms_norm_backward"), reason="this torch is older than CUDA's operators of today"
+)
+MIB = 1 << 20
+H100, A100, RTX4090, T4 = Gpu((9, 0), 132), Gpu((8, 0), 108), Gpu((8, 9), 128), Gpu((7, 5), 40)
+
+
+def as_on(gpu=H100, total=8 << 30):
+    return CudaStorages(Allocator(total=total), gpu)
+
+
+def qkv(batch=2, heads=4, length=50, width=64, dtype=torch.float32, grad=True):
+    torch.manual_seed(0)
+    return [torch.randn(batch, heads, length, width, dtype=dtype, requires_grad=grad) for _ in range(3)]
+
+
+def node(tensor):
+    return type(tensor.grad_fn).__name__
+
+
+@pytest.mark.parametrize(
+    ("gpu", "dtype", "options", "expected"),
+    [  # each as torch 2.13's CUDA build answers torch._fused_sdp_choice
+        (H100, torch.float32, {}, "Efficient"),
+        (H100, torch.bfloat16, {}, "Cudnn"),
+        (A100, torch.bfloat16, {}, "Flash"),
+        (H100, torch.bfloat16, {"dropout_p": 0.1}, "Flash"),
+        (A100, torch.bfloat16, {"attn_mask": torch.ones(50, 50, dtype=torch.bool)}, "Efficient"),
+        (T4, torch.float16, {}, "Efficient"),
+    ],
+)
+def test_attention_takes_the_kernel_that_cuda_takes(gpu, dtype, options, expected):
+    with as_on(gpu):
+        assert node(F.scaled_dot_product_attention(*qkv(dtype=dtype), **options)) == (
+            f"ScaledDotProduct{expected}AttentionBackward0"
+        )
+
+
+def test_the_choice_respects_what_kernels_cannot_do():
+    wide = qkv(width=320, dtype=torch.bfloat16)
+    odd = qkv(width=63)
+    assert choose(H100, *wide, None, 0.0, False, False) == "efficient"
+    assert choose(H100, *odd, None, 0.0, False, False) == "math"
+    assert choose(T4, *odd, None, 0.0, False, False) == "efficient"
+    assert choose(RTX4090, *qkv(width=208, dtype=torch.bfloat16), None, 0.0, False, False) == "efficient"
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert choose(H100, *qkv(), None, 0.0, False, False) == "math"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"is_causal": True}, {"attn_mask": "bool"}, {"attn_mask": "float"}, {"scale": 0.3}]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_has_the_values_and_gradients_of_the_cpu(options, dtype):
+    mask = torch.rand(50, 50) > 0.3 if options.get("attn_mask") == "bool" else torch.randn(50, 50, dtype=dtype)
+    options = options | ({"attn_mask": mask} if "attn_mask" in options else {})
+    here, there = qkv(dtype=dtype), qkv(dtype=dtype)
+    expected = F.scaled_dot_product_attention(*here, **options)
+    with as_on():
+        found = F.scaled_dot_product_attention(*there, **options)
+        found.float().square().sum().backward()
+    expected.float().square().sum().backward()
+    close = {"rtol": 2e-2, "atol": 6e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(found, expected, **close)
+    for one, other in zip(there, here, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, **close)
+
+
+def test_dropout_in_attention_is_the_same_in_forward_and_backward():
+    query, key, value = (each.double().float().detach().requires_grad_() for each in qkv(1, 1, 8, 8))
+    with as_on():
+        out = F.scaled_dot_product_attention(query, key, value, dropout_p=0.5)
+        (by_value,) = torch.autograd.grad(out.sum(), value)
+    weights = torch.linalg.lstsq(value.detach()[0, 0].T, out.detach()[0, 0].T).solution.T  # out = weights @ value
+    torch.testing.assert_close(by_value[0, 0, :, 0], weights.sum(0), rtol=1e-2, atol=1e-2)
+
+
+def test_groups_of_queries_share_keys():
+    query, key, value = qkv(heads=4)[0], *(each[:, :2].detach().requires_grad_() for each in qkv()[1:])
+    halves = [each.detach().bfloat16().requires_grad_() for each in (query, key, value)]
+    expected = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+    expected.sum().backward()
+    with as_on():
+        found = F.scaled_dot_product_attention(*halves, enable_gqa=True)
+        found.sum().backward()
+    torch.testing.assert_close(found.float(), expected, rtol=5e-2, atol=5e-2)
+    torch.testing.assert_close(halves[2].grad.float(), value.grad, rtol=5e-2, atol=5e-2)
+    assert halves[1].grad.shape == key.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_have_the_values_and_gradients_of_the_cpu(dtype):
+    torch.manual_seed(0)
+
+    def run():
+        torch.manual_seed(1)
+        x = torch.randn(6, 4, 8, 8, dtype=dtype, requires_grad=True)
+        layers = [nn.BatchNorm2d(4, dtype=dtype), nn.LayerNorm(8, dtype=dtype), nn.RMSNorm(8, dtype=dtype)]
+        y = x
+        for layer in layers:
+            y = layer(y)
+        (y.float() * torch.linspace(0, 1, 8)).sum().backward()
+        return [y, x.grad, layers[0].running_var, *(p.grad for layer in layers for p in layer.parameters())]
+
+    expected = run()
+    with as_on():
+        found = run()
+    close = {"rtol": 3e-2, "atol": 6e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, **close)
+
+
+def test_cuda_saves_what_cuda_saves():
+    x = torch.randn(64, 32, requires_grad=True)
+    half = torch.randn(64, 32, dtype=torch.bfloat16, requires_grad=True)
+    with as_on(), memlab.watch() as seen:
+        dropped = F.dropout(x, 0.5)
+        normal = F.layer_norm(half, (32,))
+        root = F.rms_norm(x, (32,), torch.ones(32, requires_grad=True))
+        lines = {(line.dtype, line.bytes) for line in seen.saved.lines}
+    assert node(dropped) == "NativeDropoutBackward0"
+    assert node(root) == "FusedRmsNormBackward0"
+    assert ("bool", 64 * 32) in lines
+    assert ("float32", 64 * 4) in lines  # mean and rstd of a bfloat16 layer norm
+    assert normal.dtype == torch.bfloat16
+
+
+def test_everything_is_taken_back():
+    x = torch.randn(4, 4, requires_grad=True)
+    before = node(F.dropout(x, 0.5)), torch_optimizer._get_foreach_kernels_supported_devices()
+    with pytest.raises(ZeroDivisionError), as_on(), as_on(A100):
+        assert node(F.dropout(x, 0.5)) == "NativeDropoutBackward0"
+        raise ZeroDivisionError
+    assert (node(F.dropout(x, 0.5)), torch_optimizer._get_foreach_kernels_supported_devices()) == before
+    assert node(F.rms_norm(x, (4,))) != "FusedRmsNormBackward0"
+    for name, key in (("dropout", "AutogradCPU"), ("_fused_rms_norm", "CPU"), ("layer_norm", "AutocastCPU")):
+        assert not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", key)
+
+
+def test_the_outer_device_is_back_after_the_inner_one():
+    half = qkv(dtype=torch.bfloat16)
+    with as_on(H100):
+        with as_on(A100):
+            assert node(F.scaled_dot_product_attention(*half)) == "ScaledDotProductFlashAttentionBackward0"
+        assert node(F.scaled_dot_product_attention(*half)) == "ScaledDotProductCudnnAttentionBackward0"
+
+
+def test_workspaces_come_with_the_first_product_of_each_thread():
+    assert workspace_bytes((9, 0), "") == 32 * MIB
+    assert workspace_bytes((8, 6), "") == workspace_bytes((7, 5), "") == 8_519_680
+    assert workspace_bytes((8, 0), ":4096:8") == 32 * MIB
+    assert workspace_bytes((9, 0), ":16:8") == 131_072
+    assert workspace_bytes((9, 0), ":0:0") == 0
+    weight = torch.ones(8, 8, requires_grad=True)
+    with as_on(A100) as storages:
+        product = weight @ weight
+        assert storages.mode.workspaces == {"forward": 8_519_680}
+        product.sum().backward()
+        assert storages.mode.workspaces == {"forward": 8_519_680, "backward": 8_519_680}
+        weight @ weight
+    assert storages.ledger.card.allocated >= 2 * 8_519_680
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "item", "accumulator", "expected"),
+    [  # as torch 2.13's CUDA build allocates them on a device of 132 multiprocessors
+        ((2048, 256), [0], 2, 4, (4_194_304, 8)),
+        ((2048, 1024), [0], 4, 4, (16_777_216, 32)),
+        ((2048, 768), [0], 4, 4, (12_582_912, 24)),
+        ((4096, 1000), [0], 4, 16, (131_072_000, 32)),
+        ((4096, 1000), [], 4, 4, (2000, 4)),
+        ((640_000,), [0], 4, 4, (316, 4)),
+        ((64, 64), [], 4, 4, ()),
+        ((0, 64), [0], 4, 4, ()),
+    ],
+)
+def test_reductions_take_what_they_take_on_cuda(shape, dims, item, accumulator, expected):
+    strides = torch.empty(shape, device="meta").stride()
+    assert buffers(shape, strides, dims, item=item, accumulator=accumulator, gpu=H100) == expected
+
+
+def test_a_kernels_own_memory_counts_in_the_peak_and_is_free_afterwards():
+    with as_on() as storages:
+        card = storages.ledger.card
+        x = torch.ones(2048, 1024)
+        before = card.allocated
+        kept = x.sum(0)
+        assert card.allocated == before + 4096
+        assert card.peak_allocated == before + 4096 + 16_777_216 + 512
+    with as_on(total=24 * MIB) as storages:
+        x = torch.ones(2048, 1024)
+        with pytest.raises(torch.OutOfMemoryError):
+            x.sum(0)
+        storages.ledger.settle()
+        assert storages.ledger.card.allocated <= 8 * MIB + 4096
+    del kept
+
+
+def test_optimizers_do_as_on_cuda():
+    with as_on() as storages:
+        weight = nn.Parameter(torch.ones(1000))
+        weight.grad = torch.ones(1000)
+        optimizer = torch.optim.Adam([weight])
+        before = storages.ledger.card.allocated
+        optimizer.step()
+        storages.ledger.settle()
+        assert storages.ledger.card.allocated == before + 2 * 4096  # and not 512 for step, which is on the host
+        assert "_foreach_sqrt" in {str(each._overloadpacket).split(".")[1] for each in storages.mode.ran}
+
+
+def test_autocast_of_cuda_is_that_of_cuda():
+    x, layer = torch.randn(8, 16), nn.Linear(16, 16)
+    with as_on(), torch.autocast("cuda", torch.bfloat16):
+        low = layer(x)
+        normal = F.layer_norm(low, (16,))
+        assert (low.dtype, normal.dtype, low.softmax(-1).dtype) == (torch.bfloat16, torch.float32, torch.float32)
+        assert F.mse_loss(low, low).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert F.layer_norm(layer(x), (16,)).dtype == torch.bfloat16
+
+
+def step(dtype=torch.float32):
+    model = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Dropout(0.1), nn.LayerNorm(256), nn.Linear(256, 8)).to(
+        dtype
+    )
+    optimizer, x = torch.optim.AdamW(model.parameters()), torch.randn(128, 64, dtype=dtype)
+
+    def run():
+        F.cross_entropy(model(x).float(), torch.zeros(128, dtype=torch.long)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fake_tensors_allocate_what_real_ones_do(dtype):
+    peaks = []
+    for fake in (False, True):
+        with as_on() as storages:
+            if fake:
+                with fake_tensors(), as_on() as storages:
+                    run = step(dtype)
+                    run(), run()
+            else:
+                run = step(dtype)
+                run(), run()
+        card = storages.ledger.card
+        peaks.append((card.peak_allocated, card.peak_reserved))
+    assert peaks[0] == peaks[1]
+
+
+def test_fake_modules_change_type_and_stay_tied():
+    with fake_tensors():
+        one, other = nn.Linear(4, 4), nn.Linear(4, 4)
+        other.weight = one.weight
+        both = nn.Sequential(one, other).to(torch.bfloat16)
+        assert both[0].weight is both[1].weight
+        assert both[0].weight.dtype == torch.bfloat16
+        with pytest.raises(NEEDS_DATA) as raised:
+            both[0].weight.sum().item()
+    assert "the value of a tensor" in why(raised.value)
+    assert nn.Linear(2, 2).to(torch.float64).weight.dtype == torch.float64
+
+
+def test_lstm_cells_are_fused_and_have_the_values_and_gradients_of_the_cpu():
+    def run():
+        torch.manual_seed(0)
+        cell, x = nn.LSTMCell(8, 16), torch.randn(4, 8, requires_grad=True)
+        state = torch.zeros(4, 16), torch.zeros(4, 16)
+        for _ in range(3):
+            state = cell(x, state)
+        (state[0].square().sum() + state[1].sum()).backward()
+        return [*state, x.grad, *(each.grad for each in cell.parameters())]
+
+    expected = run()
+    with as_on():
+        found = run()
+    assert node(found[0]) == "ThnnFusedLstmCellBackward0"
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def death(device):
+    """Return the step at which oom_demo's first arm runs out of memory."""
+    demo = load(find("oom_demo"))
+    sizes = demo.with_sizes({}, device)
+    with torch.device(device):
+        material = demo.setup(sizes)
+    arm, step = demo.arm("keep_scores").run(*material), 0
+    with pytest.raises(torch.OutOfMemoryError):
+        while True:
+            step += 1
+            next(arm)
+    return step
+
+
+def simulated_death(size, total, gpu):
+    with CudaStorages(Allocator(total=total, fraction=size / total), gpu):
+        return death("cpu")
+
+
+@pytest.mark.parametrize(("size", "step"), [(96, 11), (128, 17)])
+def test_oom_demo_dies_at_the_step_recorded_on_cuda(size, step):
+    # recorded with torch 2.13's CUDA build on an emulated H100; test_oom_demo_dies_as_on_this_device measures it again
+    assert simulated_death(size * MIB, 85_017_100_288, H100) == step
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is available to torch")
+@pytest.mark.parametrize("size", [96, 160, 256])
+def test_oom_demo_dies_as_on_this_device(size):
+    device, found = torch.device("cuda", 0), torch.cuda.get_device_properties(0)
+    gc.collect()
+    torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    cuda_probe.limit(device, size * MIB)
+    try:
+        step = death("cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    gpu = Gpu((found.major, found.minor), found.multi_processor_count)
+    assert simulated_death(size * MIB, found.total_memory, gpu) == step

@@ -1,0 +1,203 @@
+"""Predictions: a step and a script on a card that is not here, the largest batch, and what people see of it."""
+
+import io
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import memlab
+from memlab import cards, cli, isolate
+from memlab.blocks import block_of
+from memlab.predicting import largest_batch, predict_script
+from memlab.prediction import DIES, FITS, UNKNOWN, NotAPrediction, Prediction
+from memlab.reachable import tensors_of
+from memlab.show import _prediction
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.ops.aten, "_fused_rms_norm_backward"), reason="this torch is older than CUDA's operators of today"
+)
+KIB, MIB = 1 << 10, 1 << 20
+SCRIPT = """
+import argparse
+
+import torch
+from torch import nn
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--batch", type=int, default=4)
+parser.add_argument("--look", action="store_true")
+given = parser.parse_args()
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)) for _ in range(2))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+model, x = Model(), torch.randn(given.batch, 1024, 64)
+optimizer = torch.optim.AdamW(model.parameters())
+for _ in range(2):
+    loss = model(x).square().mean()
+    if given.look:
+        print(loss.item())
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "train.py"
+
+
+def test_a_step_is_predicted_with_what_it_refers_to():
+    model = nn.Linear(256, 256, bias=False)
+    x = torch.ones(256, 256)
+
+    def step():
+        model(x).sum().backward()
+
+    found = memlab.predict(step, card=cards.Card("t4", 1 << 30, capability=(7, 5), sms=40), steps=1)
+    square = 256 * KIB  # weight, x, the weight's gradient, a dense copy of the expanded one; then loss and its gradient
+    assert found.verdict == FITS
+    assert found.workspaces == 2 * 8_519_680
+    assert found.allocated == 4 * square + 2 * 512 + 2 * 8_519_680
+    assert found.saved == 0  # the input was given, the weight is a parameter
+    assert {id(each) for each in tensors_of(step)} >= {id(x), id(model.weight)}
+    assert "on the card" in found.modelled[0]
+
+
+def test_a_step_that_builds_its_model_is_predicted_on_fake_tensors_of_any_size():
+    def make():
+        model = nn.Linear(1 << 16, 1 << 16, bias=False)  # 16 GiB
+
+        def step():
+            model(torch.ones(8, 1 << 16)).sum().backward()
+
+        return step
+
+    assert memlab.predict(make, card="h100-80gb", fake=True).fits
+    died = memlab.predict(make, card="rtx4090", fake=True)
+    assert died.verdict == DIES
+    assert died.died.startswith("tests/test_predict.py:")
+    assert "Tried to allocate 16.00 GiB" in died.oom
+
+
+def test_a_script_fits_or_dies_at_its_line(script):
+    fits = predict_script(script, ["--batch", "4"], cards.find("1 GiB"))
+    fake = predict_script(script, ["--batch", "4"], cards.find("1 GiB"), fake=True)
+    assert (fits.verdict, fits.allocated, fits.reserved) == (FITS, fake.allocated, fake.reserved)
+    one = 4 * 1024 * 256 * 4  # GELU's input and output are kept in each block, its input is the residual of the last
+    assert fits.blocks == fake.blocks == {"blocks.0": 2 * one, "blocks.1": 2 * one}
+    died = predict_script(script, ["--batch", "64"], cards.find("200 MiB"), fake=True)
+    assert died.verdict == DIES
+    assert died.died == "train.py:20"
+    assert sum(died.filled.values()) > 0
+    assert died.reserved <= 200 * MIB
+    assert Prediction.from_json(died.to_json()) == died
+
+
+def test_a_script_that_needs_data_says_so(script):
+    found = predict_script(script, ["--look"], cards.find("1 GiB"), fake=True)
+    assert (found.verdict, found.died) == (UNKNOWN, "train.py:29")
+    assert "it needs data" in found.reason
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 7, 8, 100])
+def test_the_largest_batch_is_found_by_doubling_and_bisection(most):
+    tried = []
+
+    def run(batch):
+        tried.append(batch)
+        return Prediction("x", FITS if batch <= most else DIES)
+
+    largest, verdicts = largest_batch(run, 1)
+    assert largest == most
+    assert len(tried) == len(set(tried)) <= 16
+    assert verdicts[str(most + 1)] == DIES
+
+
+def test_a_block_is_a_layer_of_a_list_or_a_top_level_module():
+    assert [block_of(each) for each in ("head", "blocks.3.up", "encoder.layers.1.mlp.act", "0")] == [
+        "head",
+        "blocks.3",
+        "encoder.layers.1",
+        "0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not JSON"),
+        ("[]", "no memlab prediction"),
+        ('{"format": "memlab prediction", "version": 9}', "format 9"),
+        ('{"format": "memlab prediction", "version": 1, "what": "x", "verdict": "maybe"}', "valid verdict"),
+        ('{"format": "memlab prediction", "version": 1, "what": "x", "total": "1"}', "valid total"),
+        ('{"format": "memlab prediction", "version": 1, "what": "x", "colour": 1}', "valid colour"),
+    ],
+)
+def test_a_damaged_prediction_gets_a_sentence(text, words):
+    with pytest.raises(NotAPrediction, match=words):
+        Prediction.from_json(text)
+
+
+def test_what_people_see_fits_80_columns():
+    blocks = {f"encoder.layers.{index}": 300 * MIB for index in range(12)} | {"head": 5 * MIB}
+    oom = "CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 8.00 GiB"
+    found = Prediction("train.py", DIES, card=cards.find("rtx4090").describe(), total=8 << 30, blocks=blocks, oom=oom)
+    found.died, found.filled = "train.py:7", {"a/rather/long/path/to/a/file/model.py:123": 7 << 30}
+    found.missing, found.machine = ["what cuDNN takes for convolutions"], {"torch": "2.13.0"}
+    out = io.StringIO()
+    _prediction.show(found, out)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "train.py dies at train.py:7"
+    assert "each of encoder.layers.0 to encoder.layers.11 (12)" in " ".join(out.getvalue().split())
+    assert "Tried to allocate 2.00 MiB." in out.getvalue()
+
+
+def test_the_command(script, capfd, monkeypatch):
+    monkeypatch.setattr(isolate, "ask", lambda function, *arguments, timeout=0: function(*arguments))
+    assert cli.main(["predict", "train.py", "--card", "300 MiB", "--fake", "--batch-from", "4"]) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("train.py: the largest batch that fits is ")
+    assert "each of blocks.0 to blocks.1 (2)" in out
+    largest = int(out.split("fits is ")[1].split()[0])
+    asked = ["predict", "train.py", "--card", "300 MiB", "--fake", "--json", "-", "--", "--batch", str(largest + 1)]
+    assert cli.main(asked) == 1
+    assert Prediction.from_json(capfd.readouterr().out).died.startswith("train.py:")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.py"], "there is no script nowhere.py"),
+        (["train.py", "--card", "rtx4099"], "did you mean rtx4090"),
+        (["train.py", "--batch-from", "0"], "--batch-from must be at least 1"),
+        (["train.py", "--fake", "--", "--look"], "train.py:29: it needs data, and fake tensors have none"),
+        (["train.py", "--fake", "--", "--what"], "train.py could not be run: "),
+    ],
+)
+def test_wrong_use_gets_one_sentence(script, capfd, arguments, words):
+    assert cli.main(["predict", *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_what_follows_two_dashes_belongs_to_a_script_only(capfd):
+    assert cli.main(["list", "--", "nothing_of_this_name"]) == 2
+    assert json.dumps("nothing_of_this_name")[1:-1] in capfd.readouterr().err
