@@ -74,6 +74,14 @@ def total_loss(model, x):
         yield
 
 
+def total_of_numbers(model, x):
+    """`total += loss.item()`: a number, and no graph."""
+    total = 0
+    while True:
+        total = total + model(x).mean().item()
+        yield
+
+
 def graph(s):
     return {"tanh output": 4 * s.batch * s.width}
 
@@ -97,5 +105,6 @@ experiment = Experiment(
         Arm(detached_kept, saved=nothing, allocated=lambda s, k: {"losses": (k, 4)}),
         Arm(kept_after_backward, saved=nothing, allocated=lambda s, k: {**gradients(s), "losses": (k, 4)}),
         Arm(total_loss, saved=graphs, allocated=lambda s, k: {**graphs(s, k), "total": 4}),
+        Arm(total_of_numbers, saved=nothing, allocated=nothing),
     ],
 )

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from memlab.allocator import OutOfMemory as OutOfMemory
     from memlab.experiment import Arm as Arm
     from memlab.experiment import Experiment as Experiment
+    from memlab.explaining import explain as explain
+    from memlab.explaining import on_oom as on_oom
     from memlab.graph import Bill as Bill
     from memlab.graph import bill as bill
     from memlab.lines import Line as Line
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from memlab.report import Finding as Finding
     from memlab.report import Report as Report
     from memlab.snapshotting import snapshot as snapshot
+    from memlab.stepping import step as step
     from memlab.unavailable import Unavailable as Unavailable
     from memlab.watching import Growth as Growth
     from memlab.watching import Watch as Watch
@@ -36,12 +39,15 @@ _HOMES = {
     "OutOfMemory": "memlab.allocator",
     "Arm": "memlab.experiment",
     "Experiment": "memlab.experiment",
+    "explain": "memlab.explaining",
+    "on_oom": "memlab.explaining",
     "Bill": "memlab.graph",
     "bill": "memlab.graph",
     "Line": "memlab.lines",
     "Owner": "memlab.ownership",
     "owners": "memlab.ownership",
     "snapshot": "memlab.snapshotting",
+    "step": "memlab.stepping",
     "Unavailable": "memlab.unavailable",
     "predict": "memlab.predicting",
     "Prediction": "memlab.prediction",

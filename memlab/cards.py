@@ -9,10 +9,12 @@ import difflib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from memlab.allocator import Allocator
 from memlab.units import format_bytes, parse_size
+
+if TYPE_CHECKING:
+    from memlab.allocator import Allocator
 
 MIB, GIB = 1 << 20, 1 << 30
 CONTEXT = 426 * MIB
@@ -62,6 +64,8 @@ class Card:
 
     def allocator(self, conf: str = "") -> Allocator:
         """Return torch's caching allocator on this card, with settings as in PYTORCH_CUDA_ALLOC_CONF."""
+        from memlab.allocator import Allocator
+
         return Allocator(total=self.total, conf=conf, other=self.context + self.other)
 
     def describe(self) -> str:

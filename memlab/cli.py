@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import memlab
 from memlab import options
-from memlab.commands import INTERRUPTED, NOBODY_READS, WRONG_USE
+from memlab.commands import INTERRUPTED, NOBODY_READS, WRONG_USE, stream_errors
 from memlab.commands import commands as found_commands
 from memlab.options import Wrong
 
@@ -49,6 +49,7 @@ def _settle_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         reconfigure = getattr(getattr(sys, name), "reconfigure", None)
         if reconfigure is not None:
+            stream_errors[name] = getattr(sys, name).errors
             reconfigure(errors="replace")
 
 
@@ -69,15 +70,14 @@ def _run(argv: list[str]) -> int:
         return WRONG_USE
     if not argv[0].startswith("-"):
         options.choose(commands, argv[0], "command")
-    own, after = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    after: list[str] = []
+    if argv[0] in commands and commands[argv[0]].get_default("takes_rest") and "--" in argv:
+        argv, after = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
     try:
-        given, rest = top.parse_known_args(own)
+        given, rest = top.parse_known_args(argv)
     except SystemExit as end:  # of --help and --version
         return int(end.code or 0)
-    if getattr(given, "takes_rest", False):
-        given.rest = after
-    else:
-        rest += after
+    given.rest = after
     if rest and (not hasattr(given, "names") or any(each.startswith("-") for each in rest)):
         raise Wrong(f"{rest[0]!r} means nothing here; see memlab {argv[0]} --help")
     if rest:

@@ -73,13 +73,19 @@ def bill(tensor: Tensor) -> Bill:
         raise Unavailable(f"torch {torch.__version__} cannot show what a node keeps without running unpack hooks")
     if not isinstance(tensor, Tensor):
         raise TypeError(f"bill() takes one tensor, such as a loss, not {type(tensor).__name__}")
+    return survey([tensor])[0]
+
+
+def survey(roots: list[Tensor]) -> tuple[Bill, set[int]]:
+    """Return the bill of several tensors together, and the keys of the storages in it."""
     walk = Walk()
     visited = []
-    for node in nodes([tensor]):
+    for node in nodes(roots):
         walk.visit(node)
         visited.append(node)
     free_in_order(visited)
-    return Bill(sorted(walk.lines(), key=lambda line: -line.bytes), walk.nodes, dict(walk.unseen))
+    lines = sorted(walk.lines(), key=lambda line: -line.bytes)
+    return Bill(lines, walk.nodes, dict(walk.unseen)), walk.keys
 
 
 def nodes(roots: Iterable[Tensor | Any]) -> Iterator[Any]:
@@ -196,6 +202,10 @@ class Walk:
         self._bases[id(base)] = base
         self._base_counts[key] += 1
         return held
+
+    @property
+    def keys(self) -> set[int]:
+        return set(self._found)
 
     def lines(self) -> Iterator[Line]:
         readings: dict[int, Reading] = {}

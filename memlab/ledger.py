@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from memlab import origins
-from memlab.lines import Line, Origin, group_lines
+from memlab.lines import GIVEN, Line, Origin, group_lines
 from memlab.modules import ModuleNames, Places
 from memlab.reading import INDEX_MASK, KEY_BITS, KEY_MASK, STEP_BITS, Reading
 from memlab.storage_ledger import Made, StorageLedger
@@ -39,8 +39,7 @@ class SavedLedger:
     """Storages that autograd keeps for backward, each counted once however many nodes or views save it.
 
     ``storages`` is the account of what was created meanwhile; with it a storage that it does not know was there before
-    and is an input. Without it, a leaf counts as an input when Python code holds it. With ``keep_peak`` it also
-    remembers which storages its peak was made of.
+    and is an input. Without it, a leaf counts as an input when Python code holds it.
     """
 
     def __init__(
@@ -50,7 +49,6 @@ class SavedLedger:
         where: bool = True,
         modules: bool = False,
         ignore: Iterable[str] = (),
-        keep_peak: bool = False,
     ) -> None:
         self.recording = True
         self.step = 0
@@ -68,11 +66,12 @@ class SavedLedger:
         self._first_gone: set[int] = set()
         self._origins: list[Origin] = []
         self._counted: list[int] = []
+        self._alive: list[int] = []  # how many storages of each origin are kept now
+        self._highest = 0
+        self._alive_then: list[int] = []  # the same when most was kept, read where it first falls
         self._known: dict[tuple[Any, ...], int] = {}
         self._named: dict[tuple[int, int], int] = {}
         self._released: deque[int] = deque()
-        self._keep_peak = keep_peak
-        self._at_peak: tuple[int, dict[int, int]] = (-1, {})
         self._lock = RLock()  # several threads may save and read; a finalizer that runs inside may save, too
         self.release = self._released.append  # called once for each key that `add` has returned
 
@@ -101,6 +100,7 @@ class SavedLedger:
         op = self._op(frame, sequence)
         index = self._origin(nbytes, kind or self._kind(tensor, key, sequence, op), tensor, op, frame)
         self._entries[key] = index | self.step << STEP_BITS if self.step else index
+        self._alive[index] += 1
         self._current += self._counted[index]
         if self._current > self._peak:
             self._peak = self._current
@@ -147,6 +147,7 @@ class SavedLedger:
     def _new_index(self, origin: Origin) -> int:
         self._origins.append(origin)
         self._counted.append(origin.counted)
+        self._alive.append(0)
         return len(self._origins) - 1
 
     def name_op(self, token: int, op: Any) -> None:
@@ -163,6 +164,9 @@ class SavedLedger:
                 return
             index = self._named[unnamed, id(op)] = self._new_index(dataclasses.replace(origin, op=op))
         accounts[token] = entry - unnamed + index
+        if accounts is self._entries:
+            self._alive[unnamed] -= 1
+            self._alive[index] += 1
 
     def _kind(self, tensor: Tensor, key: int, sequence: int, op: Any) -> str:
         """Return the class of the storage."""
@@ -196,8 +200,8 @@ class SavedLedger:
     def _settle(self) -> None:
         released, more = self._released, self._more
         with self._lock:
-            if self._keep_peak and released and self._at_peak[0] < self._current == self._peak:
-                self._at_peak = self._current, dict(self._entries)
+            if self._current > self._highest:
+                self._highest, self._alive_then = self._current, self._alive.copy()
             while released:
                 token = released.popleft()
                 if token <= KEY_MASK:
@@ -216,7 +220,9 @@ class SavedLedger:
                         self._leave(key)
 
     def _leave(self, key: int) -> None:
-        self._current -= self._counted[self._entries.pop(key) & INDEX_MASK]
+        index = self._entries.pop(key) & INDEX_MASK
+        self._current -= self._counted[index]
+        self._alive[index] -= 1
 
     @property
     def bytes(self) -> int:
@@ -234,6 +240,30 @@ class SavedLedger:
         """Let `peak` start again from the present `bytes`."""
         self._settle()
         self._peak = self._current
+
+    def at_highest(self) -> list[tuple[Line, int]]:
+        """Return what was kept when most was, ever: lines, each with the number of storages alike; given ones, too.
+
+        A storage whose operator was not known at that time has no node. Less is told of each than by `lines`.
+        """
+        self._settle()
+        return self._tally(self._alive if self._current == self._highest else self._alive_then)
+
+    def now(self) -> list[tuple[Line, int]]:
+        """Return what is kept now in the same, cheap, way."""
+        self._settle()
+        return self._tally(self._alive)
+
+    def _tally(self, alive: list[int]) -> list[tuple[Line, int]]:
+        names = ModuleNames(origin.place for origin in list(self._origins))
+        counted = [(self._origins[index], count) for index, count in enumerate(alive) if count]
+        return [(origin.line(names, step=0), count) for origin, count in counted]
+
+    @property
+    def kinds(self) -> dict[int, str]:
+        """Return ``{storage key: class}`` of all storages kept now."""
+        self._settle()
+        return {key: self._origins[entry & INDEX_MASK].kind for key, entry in list(self._entries.items())}
 
     @property
     def exclusive(self) -> int:
@@ -266,22 +296,11 @@ class SavedLedger:
 
     @property
     def peak_lines(self) -> list[Line]:
-        """What `peak` was made of, largest first, given storages left out.
+        """What was kept when most was, ever, largest first; given storages left out.
 
-        Of a storage at the peak only its first saving is known: ``saved`` is 1 and ``exclusive`` False. Without
-        ``keep_peak`` it is known only while `bytes` are at the peak; else it is empty.
+        Less is told of each than by `lines`: ``step`` is 0, ``saved`` 1 and ``exclusive`` False.
         """
-        self._settle()
-        peak, entries = self._at_peak
-        if not self._keep_peak and self._current < self._peak:
-            return []
-        entries = dict(self._entries) if peak < self._peak else entries
-        names = ModuleNames(origin.place for origin in self._origins)
-        lines = [
-            self._origins[entry & INDEX_MASK].line(names, step=entry >> STEP_BITS)
-            for entry in entries.values()
-            if self._counted[entry & INDEX_MASK]
-        ]
+        lines = [line for line, count in self.at_highest() if line.kind not in GIVEN for _ in range(count)]
         return sorted(lines, key=lambda line: -line.bytes)
 
     def kept(self) -> dict[int, int]:

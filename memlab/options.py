@@ -91,7 +91,7 @@ def sizes(texts: Sequence[str]) -> dict[str, int]:
 
 
 def destination(out: str | None, option: str = "--json") -> Path | None:
-    """Return the file to write; find out now whether it can be written."""
+    """Return the file that ``option`` names; find out now whether it can be written."""
     if out is None or out == STDOUT:
         return None
     path = Path(out)

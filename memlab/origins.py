@@ -116,13 +116,13 @@ def module_storages() -> dict[int, str]:
         if issubclass(type(thing), Module):  # isinstance would call a user's __class__ property
             for kind in ("buffer", "parameter"):
                 for tensor in (thing.__dict__.get(f"_{kind}s") or {}).values():
-                    key = _storage_key(tensor)
+                    key = storage_key(tensor)
                     if key is not None:
                         found[key] = kind
     return found
 
 
-def _storage_key(tensor: Any) -> int | None:
+def storage_key(tensor: Any) -> int | None:
     if not isinstance(tensor, torch.Tensor):
         return None
     try:

@@ -136,7 +136,8 @@ def _finding(content: dict[str, Any]) -> Finding:
     return finding
 
 
-def _whole(value: object) -> bool:
+def whole(value: object) -> bool:
+    """Tell an integer that every reader can hold."""
     return isinstance(value, int) and abs(value) < 1 << 63
 
 
@@ -145,32 +146,46 @@ def _mapping(value: object, holds: Callable[[Any], bool]) -> bool:
 
 
 def _counted(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_whole, value))
+    return isinstance(value, list) and len(value) == 2 and all(map(whole, value))
 
 
 _SHAPES: dict[str, Callable[[Any], bool]] = {
     "str": lambda value: isinstance(value, str),
-    "int": _whole,
-    "int | None": lambda value: value is None or _whole(value),
+    "int": whole,
+    "int | None": lambda value: value is None or whole(value),
     "float": lambda value: isinstance(value, (int, float)) and abs(value) < 1e12,
-    "dict[str, int]": lambda value: _mapping(value, _whole),
+    "dict[str, int]": lambda value: _mapping(value, whole),
     "dict[str, str]": lambda value: _mapping(value, lambda each: isinstance(each, str)),
     "dict[str, dict[str, list[int]]]": lambda value: _mapping(value, lambda each: _mapping(each, _counted)),
-    "list[dict[str, int]]": lambda value: isinstance(value, list) and all(_mapping(each, _whole) for each in value),
+    "list[dict[str, int]]": lambda value: isinstance(value, list) and all(_mapping(each, whole) for each in value),
 }
 """What a field of `Finding` may hold, by the text of its type."""
 
 
 def load(path: Path) -> Report:
     """Return the report saved at ``path``. Raises `NotAReport` with a sentence, OSError when it cannot be read."""
+    return Report.from_json(read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file from anywhere. Raises `NotAReport` where it has no end or is not text, and OSError."""
     with path.open("rb") as file:
         text = file.read(LARGEST_FILE + 1)
     if len(text) > LARGEST_FILE:
         raise NotAReport(f"it is larger than {format_bytes(LARGEST_FILE)}, which no report is")
     try:
-        return Report.from_json(text.decode("utf-8"))
+        return text.decode("utf-8")
     except UnicodeDecodeError:
         raise NotAReport("it is not text") from None
+
+
+def format_of(text: str) -> str:
+    """Return what a saved file says that it is; empty for anything that is not one."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    return str(content.get("format", "")) if isinstance(content, dict) else ""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

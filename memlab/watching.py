@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from memlab import graph, trend
+from memlab import graph, stepping, trend
 from memlab.allocator import Allocator
 from memlab.cards import Card
 from memlab.ownership.growing import growing
@@ -44,7 +44,7 @@ class Watch:
         self._card = card_of(card) if card is not None else None
         probe = History if history else Storages
         self._storages = probe(self._card, keep_peak=keep_peak) if storages else None
-        self.saved = Saved(self._storages, where=where, modules=modules, ignore=ignore, keep_peak=keep_peak)
+        self.saved = Saved(self._storages, where=where, modules=modules, ignore=ignore)
         self.card = Simulated(self._storages) if self._storages is not None and self._card is not None else None
         self._stack = ExitStack()
 
@@ -64,6 +64,8 @@ class Watch:
             for probe in (self._storages, self.card, self.saved):
                 if probe is not None:
                     stack.enter_context(probe)
+            stepping.listen(self.step)
+            stack.callback(stepping.stop_listening, self.step)
             self._stack = stack.pop_all()
         return self
 
@@ -114,7 +116,7 @@ def watch(
             ``ignore=["transformers"]`` a line is the one in your code that called it.
         history: keep the newest events of the allocator with their stacks, for `memlab.snapshot`; without a card, those
             of torch's own allocator where there is a CUDA device, else of a simulated card that nothing fills.
-        keep_peak: remember what the peaks were made of: ``saved.peak_lines`` and ``storages.at_peak``.
+        keep_peak: remember what the storages' peak was made of, for ``storages.at_peak``.
 
     Raises:
         ValueError: a card that is not known or cannot be read, or a card or a history without ``storages``.

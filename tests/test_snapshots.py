@@ -208,7 +208,7 @@ def test_a_history_changes_no_gradient_and_is_bounded():
         ledger.begin(None)
         ledger._forward[-number] = ledger._stack
         ledger._note_forward(ledger._stack)
-        ledger.card.free(ledger._malloc(512))
+        ledger.give_back(ledger.take(512))
     assert len(ledger._trace.entries) == 50
     assert not ledger._trace.live
 
@@ -648,7 +648,7 @@ def test_wrong_use_of_show_is_one_sentence(recorded, tmp_path, monkeypatch, caps
         ("taken.pickle", "--show", "html", "--replay", ""): "the page shows what was recorded",
         ("taken.pickle", "--show", "markdown"): "a snapshot is shown as html, json, plain, table, not as 'markdown'",
         ("taken.pickle", "--card", "0"): "--card: a card of 0 bytes holds nothing",
-        ("report.json", "--replay", ""): "report.json is a report; --replay and --card are for memory snapshots",
+        ("report.json", "--replay", ""): "report.json is no memory snapshot; --replay and --card are for those",
     }
     for arguments, sentence in wrong.items():
         assert cli.main(["show", *arguments]) == 2

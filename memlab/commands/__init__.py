@@ -9,12 +9,23 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import sys
 from typing import Protocol, TextIO
 
 from memlab import show as showing  # this package has a module called show
 from memlab.options import wrong
 
 HOLDS, NOT_ALL_HOLD, WRONG_USE, INTERRUPTED, NOBODY_READS = 0, 1, 2, 130, 141
+
+
+stream_errors: dict[str, str] = {}
+"""How stdout and stderr treated characters that they lack, before the command line made them forgiving."""
+
+
+def give_streams_back() -> None:
+    """Let stdout and stderr be as Python had opened them: a script that runs under memlab must not see a difference."""
+    for name, errors in stream_errors.items():
+        getattr(sys, name).reconfigure(errors=errors)
 
 
 class Command(Protocol):

@@ -145,8 +145,8 @@ MARKERS: dict[str, tuple[str, Callable[..., Any], str]] = {
     "card": (
         "card",
         card,
-        "card(what): run the body on a simulated GPU ('24 GiB', 'rtx4090'); it raises torch.OutOfMemoryError where that "
-        "would.",
+        "card(what): run the body on a simulated GPU ('24 GiB', 'rtx4090'); it raises torch.OutOfMemoryError where "
+        "that would.",
     ),
 }
 """``{marker: (field of Limits, what reads its arguments, its line in pytest --markers)}``."""

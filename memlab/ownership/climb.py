@@ -28,7 +28,7 @@ from memlab.ownership.heap import Heap
 DEEPEST = 40  # levels of containers and objects between a tensor and a name
 MOST = 300_000  # objects to climb through
 LRU_CACHE = type(functools.lru_cache(lambda: None))
-_OWN = (hooks.Packed, deep.Cut, Heap)
+_OWN = (hooks.Packed, deep.Cut, Heap, frames.Ended)
 _GENERATORS = {GeneratorType: "generator", CoroutineType: "coroutine", AsyncGeneratorType: "coroutine"}
 
 Key = tuple[Any, ...]
@@ -114,7 +114,7 @@ class Climb:
         kind = type(holder)
         if look.is_exactly(holder, *_OWN, CodeType) or id(holder) in self.heap.without:
             return False
-        if kind is FrameType and frames.is_own(holder.f_code):
+        if kind is FrameType and (frames.is_own(holder.f_code) or frames.has_ended(holder)):
             return False
         if id(holder) in self._modules:
             self._name_global(holder, held, self._modules[id(holder)])

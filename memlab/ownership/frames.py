@@ -41,7 +41,38 @@ def running() -> list[FrameType]:
             if not is_own(each.f_code):
                 found.append(each)
             each = each.f_back  # ends as None: a frame that held itself would be a cycle
-    return found
+    known = {id(each) for each in found}
+    ended = (each for several in _ended for each in several)
+    return [*found, *(each for each in ended if id(each) not in known and not is_own(each.f_code))]
+
+
+class Ended(list[FrameType]):
+    """The frames that an error has ended and its traceback keeps; between ``with`` and its end they count as running.
+
+    It ends the program, and they are what the program was doing.
+    """
+
+    def __init__(self, error: BaseException | None) -> None:
+        super().__init__()
+        traceback = error.__traceback__ if error is not None else None
+        while traceback is not None:
+            self.append(traceback.tb_frame)
+            traceback = traceback.tb_next
+
+    def __enter__(self) -> Ended:
+        _ended.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _ended.pop()
+
+
+_ended: list[Ended] = []
+
+
+def has_ended(frame: FrameType) -> bool:
+    """Tell whether a frame counts as running because of `Ended`."""
+    return any(each is frame for several in _ended for each in several)
 
 
 def is_own(code: CodeType) -> bool:

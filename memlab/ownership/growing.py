@@ -3,28 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from memlab.ownership.owner import Owner
 from memlab.ownership.survey import Survey
+
+Pinned = tuple[int, int]  # bytes and nodes
 
 
 def growing(early: Survey | None, late: Survey, steps: int) -> tuple[Owner, ...]:
     """Return the owners that pin more in ``late`` than in ``early``, so many steps before; fastest first.
 
-    A name whose object was replaced meanwhile is known again by its text. Without an early look, all counts as grown.
+    A name whose object was replaced meanwhile is known again by its text, and several of one text, such as a closure's
+    cell made in every step, are one owner. Without an early look, all counts as grown.
     """
-    before = dict(early.pinned) if early is not None else {}
-    by_text = {_text(owner): before[key] for owner, key in zip(early.owners, early.keys, strict=True)} if early else {}
-    found = []
+    before: dict[tuple[str, str], Pinned] = {}
+    if early is not None:
+        for owner, key in zip(early.owners, early.keys, strict=True):
+            before[_text(owner)] = _sum(before.get(_text(owner), (0, 0)), early.pinned[key])
+    after: dict[tuple[str, str], Pinned] = {}
+    alike: dict[tuple[str, str], list[Owner]] = {}
     for owner, key in zip(late.owners, late.keys, strict=True):
-        nbytes, nodes = late.pinned[key]
-        old_bytes, old_nodes = before.get(key) or by_text.get(_text(owner)) or (0, 0)
+        after[_text(owner)] = _sum(after.get(_text(owner), (0, 0)), late.pinned[key])
+        alike.setdefault(_text(owner), []).append(owner)
+    found = []
+    for text, several in alike.items():
+        (nbytes, nodes), (old_bytes, old_nodes) = after[text], before.get(text, (0, 0))
         grown, more = round((nbytes - old_bytes) / steps), round((nodes - old_nodes) / steps)
         if grown > 0 or more > 0:
-            found.append(dataclasses.replace(owner, bytes_per_step=grown, nodes_per_step=more))
+            found.append(dataclasses.replace(together(several), bytes_per_step=grown, nodes_per_step=more))
     return tuple(
         sorted(found, key=lambda owner: (-owner.bytes_per_step, -owner.nodes_per_step, -owner.exclusive_bytes))
     )
+
+
+def together(several: Sequence[Owner]) -> Owner:
+    """Return owners of one name and kind, such as the cells of many closures, as one: what they pin adds up."""
+    if len(several) == 1:
+        return several[0]
+    return dataclasses.replace(
+        max(several, key=lambda each: each.exclusive_bytes),
+        bytes=sum(each.bytes for each in several),
+        exclusive_bytes=sum(each.exclusive_bytes for each in several),
+        tensors=sum(each.tensors for each in several),
+        nodes=sum(each.nodes for each in several),
+        elements=sum(each.elements for each in several),
+    )
+
+
+def _sum(one: Pinned, other: Pinned) -> Pinned:
+    return one[0] + other[0], one[1] + other[1]
 
 
 def _text(owner: Owner) -> tuple[str, str]:

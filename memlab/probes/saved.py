@@ -24,7 +24,6 @@ class Saved:
         where: record the user's source line of each saved tensor.
         modules: record the module in whose forward each tensor is saved.
         ignore: files, folders or names of packages whose source lines are not the user's.
-        keep_peak: remember what the peak was made of, for `peak_lines`.
     """
 
     name = "saved"
@@ -36,10 +35,9 @@ class Saved:
         where: bool = True,
         modules: bool = True,
         ignore: Iterable[str] = (),
-        keep_peak: bool = False,
     ) -> None:
         made = storages.ledger if storages is not None else None
-        self.ledger = SavedLedger(made, where=where, modules=modules, ignore=ignore, keep_peak=keep_peak)
+        self.ledger = SavedLedger(made, where=where, modules=modules, ignore=ignore)
 
     def __enter__(self) -> Saved:
         hooks.open_ledger(self.ledger)
@@ -78,7 +76,7 @@ class Saved:
 
     @property
     def peak_lines(self) -> list[Line]:
-        """What `peak` was made of, largest first, given storages left out; empty unless ``keep_peak``."""
+        """What was kept when most was, ever, largest first, given storages left out; no steps in it."""
         return self.ledger.peak_lines
 
     @property

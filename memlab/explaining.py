@@ -1,0 +1,107 @@
+"""`explain` a tensor in a notebook or debugger, and `on_oom`: why memory ran out, said before the process ends.
+
+The faces that memlab has inside other people's programs: what they find is plain data, what they say is made in
+`memlab.show`. Until something goes wrong, `on_oom` costs nothing: it touches no tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from memlab.show import _explanation
+from memlab.tracing import explanation
+from memlab.tracing.explanation import Explanation as Found
+from memlab.tracing.tracebacks import out_of_memory
+
+
+class Explanation:
+    """What a tensor keeps, who holds it and what to do about it; it reads well wherever it is printed.
+
+    Attributes:
+        found: the plain data.
+    """
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+
+    def __repr__(self) -> str:
+        return "\n".join(line.text for line in _explanation.lines(self.found, _explanation.WIDTH))
+
+    def __rich__(self) -> Any:
+        return _explanation.rich(self.found)
+
+    def _repr_html_(self) -> str:
+        return _explanation.html(self.found)
+
+
+def explain(tensor: Tensor) -> Explanation:
+    """Explain what ``tensor``'s graph keeps for backward, by module, line and class, who holds it, and what to do.
+
+    Needs no open watch; graphs that were recorded under one know their modules and source lines.
+
+    Raises:
+        TypeError: ``tensor`` is not a tensor.
+        Unavailable: this torch cannot show what a node keeps without running unpack hooks (2.6).
+    """
+    return Explanation(explanation.of_tensor(tensor))
+
+
+class OnOom:
+    """What `on_oom` returns: armed for the whole process, and a context manager for code that catches the error."""
+
+    def __init__(self) -> None:
+        self._said: int | None = None
+        self._hook, self._threads = sys.excepthook, threading.excepthook
+        self._our_hook, self._our_threads = self._uncaught, self._uncaught_in_thread
+        sys.excepthook, threading.excepthook = self._our_hook, self._our_threads
+
+    def _uncaught(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        self._explain(error)
+        self._hook(kind, error, traceback)
+
+    def _uncaught_in_thread(self, given: Any) -> None:
+        self._explain(given.exc_value)
+        self._threads(given)
+
+    def _explain(self, error: BaseException | None) -> None:
+        error = out_of_memory(error)
+        if error is None or self._said == id(error):
+            return
+        self._said = id(error)
+        with contextlib.suppress(Exception):  # the error itself matters more than what we have to say of it
+            _explanation.show_oom(explanation.of_oom(error), sys.stderr)
+
+    def remove(self) -> None:
+        """Disarm; hooks that were set later stay."""
+        if sys.excepthook is self._our_hook:
+            sys.excepthook = self._hook
+        if threading.excepthook is self._our_threads:
+            threading.excepthook = self._threads
+
+    def __enter__(self) -> OnOom:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._explain(error)
+        self.remove()
+
+
+def on_oom() -> OnOom:
+    """Explain a ``torch.OutOfMemoryError`` on stderr before it ends the process: what is saved, by whom it is held.
+
+    One line at the top of a training script. Costs nothing before the error. Code that catches the error itself uses
+    it as a context manager, which explains what leaves its block:
+
+    >>> with memlab.on_oom():
+    ...     train()
+
+    Without an open watch it knows what the graphs themselves tell: bytes by node and shape, and owners. Source lines
+    and modules are known for what was saved under `memlab.watch` or ``memlab trace``.
+    """
+    return OnOom()

@@ -1,0 +1,56 @@
+"""Two moments side by side: what came, grew, shrank and went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TextIO
+
+from memlab.show._pages import BAD, GOOD, HEADING, NARROW, Text, folded, rows, width_of, write
+from memlab.show._words import clean
+from memlab.tracing.compare import ADDED, KINDS, Change, Comparison
+from memlab.units import format_bytes
+
+MOST = 10
+
+
+def show(found: Comparison, out: TextIO, limit: int | None = None) -> None:
+    """Write the totals and the lines that differ; with a limit, whether it is kept."""
+    write(lines(found, width_of(out), limit), out)
+
+
+def lines(found: Comparison, width: int | None, limit: int | None) -> Iterator[Text]:
+    for name, saved in zip(found.names, found.saved, strict=True):
+        yield from rows([(format_bytes(saved).rjust(10), clean(name))], width, inset="")
+    yield from folded(f"{_signed(found.bytes):>10}  {_differ(len(found.changes))}", width, HEADING)
+    for how in KINDS:
+        changes = found.of(how)
+        if changes:
+            yield Text("")
+            yield Text(f"{how}, {_signed(sum(each.bytes for each in changes))}", BAD if how == ADDED else HEADING)
+            yield from rows([_cells(each, width) for each in changes[:MOST]], width, right=(0,))
+            if len(changes) > MOST:
+                rest = sum(each.bytes for each in changes[MOST:])
+                yield Text(f"  and {len(changes) - MOST} more, {_signed(rest)}", "dim")
+    if limit is not None:
+        kept = found.bytes <= limit
+        yield Text("")
+        words = "within" if kept else "past"
+        yield from folded(
+            f"{_signed(found.bytes)} is {words} the limit of {format_bytes(limit)}", width, GOOD if kept else BAD
+        )
+
+
+def _differ(count: int) -> str:
+    return f"{count} line{' differs' if count == 1 else 's differ'}" if count else "nothing differs"
+
+
+def _cells(change: Change, width: int | None) -> tuple[str, ...]:
+    sizes = f"{format_bytes(change.before)} -> {format_bytes(change.after)}"
+    place = f"{clean(change.line)}  {clean(change.module)}".rstrip()
+    if width is not None and width < NARROW:
+        return _signed(change.bytes), f"{place}, {clean(change.kind)}"
+    return _signed(change.bytes), sizes, f"{place}, {clean(change.kind)}"
+
+
+def _signed(nbytes: int) -> str:
+    return f"{'+' if nbytes > 0 else ''}{format_bytes(nbytes)}"

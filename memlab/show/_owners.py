@@ -1,0 +1,70 @@
+"""Who holds it: a sentence for each owner, with the birth of what it holds, and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from memlab.show._columns import LEAST, fold
+from memlab.show._pages import FAINT, PLAIN, Text
+from memlab.show._words import clean
+from memlab.tracing.trace import Held
+from memlab.units import format_bytes
+
+FULL = 3  # owners that are told in full; the others get a line each
+NO_PATTERN = "none of the known patterns fits; what holds it is the path above"
+
+
+def owners(found: Sequence[Held], width: int | None, last: int = 0) -> Iterator[Text]:
+    """Yield the lines of several owners, the first ones in full; ``last`` is the run's last step."""
+    told = [each for each in found if each.exclusive or each.per_step or each.kind != "C++ only"]
+    for index, each in enumerate(told[:FULL]):
+        if index:
+            yield Text("")
+        yield from owner(each, width, last)
+    rest = told[FULL:]
+    if rest:
+        yield Text("")
+        reach = format_bytes(sum(each.exclusive for each in rest))
+        yield Text(f"  and {len(rest)} more, which alone pin {reach}", FAINT)
+
+
+def owner(each: Held, width: int | None, last: int = 0) -> Iterator[Text]:
+    """Yield path, birth and cure of one owner."""
+    then = f", as of step {each.step:,}" if 0 < each.step < last else ""
+    for line in fold(f"{clean(each.path)} {pins(each)}{then}", width, "  ", "    "):
+        yield Text(line, PLAIN)
+    for label, text in _told(each, width):
+        lead = f"  {label:<9}"
+        if width is None or len(lead) + len(text) <= width:
+            yield Text(lead + text)
+        else:
+            for line in fold(text, max(width, len(lead) + LEAST), lead, " " * len(lead)):
+                yield Text(line)
+
+
+def pins(each: Held) -> str:
+    """Say how much an owner keeps and by how much it grows."""
+    if each.tensors or not each.nodes:
+        alone = "" if each.exclusive == each.bytes else f", {format_bytes(each.exclusive)} of them alone"
+        count = f"{each.tensors:,} {'saved ' if each.holds == 'graph' else ''}tensor{'' if each.tensors == 1 else 's'}"
+        text = f"... pins {format_bytes(each.bytes)} in {count}{alone}"
+    else:
+        text = f"... pins {each.nodes:,} node{'' if each.nodes == 1 else 's'} and nothing that they saved"
+    return text + (f", +{format_bytes(each.per_step)} every step" if each.per_step > 0 else "")
+
+
+def _told(each: Held, width: int | None) -> Iterator[tuple[str, str]]:
+    """Yield label and text; fix and code share a line where there is room."""
+    if each.born and each.born != "unknown":
+        yield "born at", f"{clean(each.born)}  {clean(each.source)}"
+    if not each.pattern:
+        yield "pattern", NO_PATTERN
+        return
+    yield "pattern", clean(each.pattern)
+    fix, code = clean(each.fix), f"python -m memlab show pattern {clean(each.cure)}"
+    both = f"{fix:<36}  {code}"
+    if width is None or len(both) + 11 <= width:
+        yield "fix", both
+    else:
+        yield "fix", fix
+        yield "", code

@@ -1,0 +1,107 @@
+"""A trace in words: the peak and what it was made of, whether it grows, who holds it; the last state of an OOM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TextIO
+
+from memlab.show import _card, _owners
+from memlab.show._columns import LEAST, fold
+from memlab.show._pages import BAD, FAINT, GOOD, HEADING, PLAIN, Text, folded, groups, width_of, write
+from memlab.show._words import clean, curve
+from memlab.tracing.trace import ENOUGH, FAILED, FINISHED, INTERRUPTED, OUT_OF_MEMORY, STOPPED, WARMUP, Trace
+from memlab.units import format_bytes
+
+TOP, FILLED = 3, 5
+WIDTH = 30
+_ENDS = {
+    FINISHED: "finished",
+    STOPPED: "stopped",
+    INTERRUPTED: "interrupted",
+    OUT_OF_MEMORY: "out of memory",
+    FAILED: "failed",
+}
+
+
+def show(trace: Trace, out: TextIO, how: str | None = None) -> None:
+    """Write the trace to ``out``; ``how`` is ``json`` for the trace itself."""
+    if how == "json":
+        out.write(trace.to_json())
+    else:
+        write(lines(trace, width_of(out)), out)
+
+
+def lines(trace: Trace, width: int | None) -> Iterator[Text]:
+    """Yield the whole report in lines of at most ``width`` characters."""
+    yield Text("")
+    yield from folded(f"memlab trace {clean(' '.join(trace.command))}", width, HEADING)
+    yield from folded(ending(trace), width, BAD if trace.ended in (OUT_OF_MEMORY, FAILED) else "")
+    if trace.ended == OUT_OF_MEMORY or trace.oom:
+        yield from _out_of_memory(trace, width)
+    yield from _peak(trace, width)
+    yield Text("")
+    judged = len(trace.points) >= WARMUP + ENOUGH
+    yield from folded(verdict(trace), width, BAD if trace.grows else GOOD if judged else PLAIN)
+    yield from _owners_of(trace, width)
+    for sentence in trace.blind:
+        yield from folded(f"not seen: {clean(sentence)}", width, FAINT)
+
+
+def ending(trace: Trace) -> str:
+    """Say how the run ended, after how many steps and how they were told."""
+    steps = f"{trace.steps:,} step{'' if trace.steps == 1 else 's'}"
+    told = f"{steps} ({clean(trace.source)})" if trace.source else "no step: no optimizer, backward or module was seen"
+    reason = f" ({clean(trace.reason)})" if trace.reason and trace.ended != STOPPED else ""
+    asked = ", as --steps asked" if trace.ended == STOPPED else ""
+    seconds = trace.seconds.get("script", 0.0)
+    searched = trace.seconds.get("owners", 0.0)
+    return f"{_ENDS[trace.ended]}{reason} after {told}{asked}; {seconds:.1f} s, {searched:.1f} s of them for owners"
+
+
+def verdict(trace: Trace) -> str:
+    """Say whether steps leave more and more behind."""
+    live = [point.get("live", 0) for point in trace.points]
+    if len(live) < 2:
+        return "growth   too few steps to tell"
+    drawn = curve(live, 0, WIDTH)
+    ends = f"from {format_bytes(live[0])} to {format_bytes(live[-1])}"
+    if trace.grows:
+        return f"growth   {drawn} grows {format_bytes(trace.per_step)} every step, {ends}"
+    if len(live) < WARMUP + ENOUGH:
+        return f"growth   {drawn} {ends} at the ends of steps; too few to tell whether it grows"
+    return f"growth   {drawn} does not grow; {ends} at the ends of steps"
+
+
+def _peak(trace: Trace, width: int | None) -> Iterator[Text]:
+    yield Text("")
+    saved, live = format_bytes(trace.peak.saved), format_bytes(trace.live_peak)
+    yield from folded(f"peak     {saved} saved for backward, {live} of tensors alive", width, HEADING)
+    for what in ("module", "line", "class"):
+        yield from groups(f"by {what}", trace.peak.by(what), width, TOP)
+
+
+def _out_of_memory(trace: Trace, width: int | None) -> Iterator[Text]:
+    yield Text("")
+    live = trace.last.live
+    if trace.card:
+        simulated = " (simulated)" if trace.simulated else ""
+        drawn = "" if width is not None and width < 60 else f"{_card.bar(live, trace.card)} "
+        yield from folded(f"card     {drawn}{format_bytes(live)} of {format_bytes(trace.card)}{simulated}", width)
+    else:
+        yield from folded(f"alive    {format_bytes(live)} of tensors", width)
+    yield from groups("filled by", trace.last.classes, width, FILLED)
+    yield from groups("saved at", trace.last.by("line"), width, FILLED)
+    if trace.oom:
+        said = _card.first_sentences(trace.oom)
+        for line in fold(said, None if width is None else max(width, LEAST + 9), "says     ", " " * 9):
+            yield Text(line)
+
+
+def _owners_of(trace: Trace, width: int | None) -> Iterator[Text]:
+    """Yield who holds what grew; where nothing grows, nobody is accused."""
+    growing = [each for each in trace.owners if each.per_step > 0]
+    found = growing if trace.grows and growing else trace.owners
+    if not found or not (trace.grows or trace.ended == OUT_OF_MEMORY):
+        return
+    yield Text("")
+    yield from _owners.owners(found, width, trace.steps)

@@ -1,0 +1,200 @@
+"""Reads a watch at the end of each step, and keeps what a report needs: bounded, however long the run is."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from memlab import trend, watching
+from memlab.cards import Card
+from memlab.tracing import holders, makeup
+from memlab.tracing.script import Stop
+from memlab.tracing.steps import TOLD, Steps
+from memlab.tracing.trace import (
+    ENOUGH,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    OUT_OF_MEMORY,
+    STOPPED,
+    WARMUP,
+    Held,
+    Moment,
+    Trace,
+)
+from memlab.tracing.tracebacks import out_of_memory
+
+MOST_POINTS = 256
+SHARE = 0.05  # of a run's time that looking for owners may take, beyond the looks that it needs
+Seen = Callable[[dict[str, int]], None]
+
+
+class Recorder:
+    """Records the block under ``with``, in the thread that opened it.
+
+    Args:
+        card: a simulated card; None without one.
+        at: ``(file, line)`` that ends a step.
+        stop_after: steps after which `Stop` is raised within the last of them; None for as long as it takes.
+        seen: called after each step with its point: ``step``, ``saved``, ``peak``, ``live``, ``grew`` (per step).
+    """
+
+    def __init__(
+        self,
+        *,
+        card: Card | None = None,
+        at: tuple[Path, int] | None = None,
+        stop_after: int | None = None,
+        seen: Seen = lambda point: None,
+    ) -> None:
+        self.watch = watching.watch(card)
+        self._steps = Steps(self._ended, at)
+        self._stop_after, self._seen = stop_after, seen
+        self._stack = ExitStack()
+        self._process = os.getpid()
+        self._began = time.perf_counter()
+        self._searched = 0.0
+        self._forget()
+        self._peak_live = 0
+
+    def _forget(self) -> None:
+        self.count, self.stride = 0, 1
+        self.points: list[dict[str, int]] = []
+        self.moments: list[Moment] = []
+        self.owners: list[Held] = []
+        self._search_at = 0
+
+    @property
+    def here(self) -> bool:
+        """False in a process that the script has forked: there is nothing to report from there."""
+        return os.getpid() == self._process
+
+    def __enter__(self) -> Recorder:
+        with ExitStack() as stack:
+            stack.enter_context(self.watch)
+            stack.enter_context(self._steps)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def _ended(self, source: str, first: bool) -> None:
+        """Take note of a step's end; a better way to tell steps makes the ones before it count no more."""
+        if first:
+            self._forget()
+        self.count += 1
+        if source != TOLD:  # else the watch has heard it itself
+            self.watch.step()
+        saved, storages = self.watch.saved, self.watch.storages
+        point = {"step": self.count, "saved": saved.bytes, "peak": saved.peak, "live": storages.bytes}
+        saved.reset_peak()
+        self._peak_live = max(self._peak_live, storages.peak)
+        self._keep(point)
+        self._seen(point | {"grew": self._grew()})
+        last = self.count == self._stop_after
+        if last or is_milestone(self.count):
+            self.moments.append(makeup.saved_now(self.watch, self.count))
+            if not last and self._may_search() and self._judge()[0]:
+                self._search()
+        if self._stop_after is not None and self.count >= self._stop_after:
+            raise Stop
+
+    def _keep(self, point: dict[str, int]) -> None:
+        if self.count % self.stride and len(self.points) > 1:
+            held = self.points[-1]  # a point stands for the steps up to the next one
+            held["peak"] = max(held["peak"], point["peak"])
+            return
+        self.points.append(point)
+        if len(self.points) > MOST_POINTS:
+            self.stride *= 2
+            self.points = [each for each in self.points if each["step"] % self.stride == 0]
+
+    def _grew(self) -> int:
+        judged = self.points[WARMUP:]
+        if len(judged) < 2 or judged[-1]["step"] == judged[0]["step"]:
+            return 0
+        return (judged[-1]["live"] - judged[0]["live"]) // (judged[-1]["step"] - judged[0]["step"])
+
+    def _judge(self) -> tuple[bool, int]:
+        """Tell whether steps leave more and more behind, and how much each."""
+        judged = self.points[WARMUP:] if self.stride == 1 else self.points
+        if len(judged) < ENOUGH:
+            return False, 0
+        series = [each["live"] for each in judged]
+        return trend.rises(series), trend.slope(series) // self.stride
+
+    def _may_search(self) -> bool:
+        """Looking for owners walks the heap: when growth begins, soon after, and then as long as it costs little."""
+        spent = self._searched / (time.perf_counter() - self._began)
+        return self.count >= self._search_at or (bool(self.owners) and spent < SHARE)
+
+    def _search(self) -> None:
+        began = time.perf_counter()
+        if not self.owners:
+            gc.collect()
+        found = holders.find(self.count, self.owners)
+        self._search_at = self.count + 2 if not self.owners else 2 * self.count
+        self.owners = holders.merged(self.owners, found)
+        self._searched += time.perf_counter() - began
+
+    def finish(self, error: BaseException | None, machine: dict[str, str], command: list[str], code: int) -> Trace:
+        """Return what was recorded. Called after the block, while ``error``'s traceback still holds what it held."""
+        watch, began = self.watch, time.perf_counter()
+        ran = began - self._began
+        if error is None:
+            gc.collect()
+        grows, per_step = self._judge()
+        accused = grows or how(error) == OUT_OF_MEMORY
+        found = holders.find(self.count, self.owners, error=error) if accused else []
+        self._searched += time.perf_counter() - began
+        return Trace(
+            machine=machine,
+            command=command,
+            ended=how(error),
+            reason=self._reason(error),
+            code=code,
+            source=self._steps.source,
+            steps=self.count,
+            stride=self.stride,
+            points=self.points,
+            peak=makeup.saved_at_peak(watch),
+            live_peak=max(self._peak_live, watch.storages.peak),
+            last=makeup.everything(watch, self.count),
+            moments=self.moments,
+            grows=grows,
+            per_step=per_step,
+            owners=holders.merged(self.owners, found),
+            card=watch.card.card.device.total if watch.card is not None else None,
+            simulated=watch.card is not None,
+            oom=str(out_of_memory(error) or ""),
+            blind=watch.blind,
+            seconds={"script": round(ran, 3), "owners": round(self._searched, 3)},
+        )
+
+    def _reason(self, error: BaseException | None) -> str:
+        if isinstance(error, Stop):
+            return f"stopped after {self.count} steps, as --steps asked"
+        if error is None or isinstance(error, (SystemExit, KeyboardInterrupt)):
+            return ""
+        return type(error).__name__
+
+
+def is_milestone(step: int) -> bool:
+    """Tell the steps whose lines are kept: 1 to 8, then four between each power of two and the next."""
+    return step & ((1 << max(0, step.bit_length() - 3)) - 1) == 0
+
+
+def how(error: BaseException | None) -> str:
+    """Say in a word how a run ended."""
+    if error is None or (isinstance(error, SystemExit) and not error.code):
+        return FINISHED
+    if isinstance(error, Stop):
+        return STOPPED
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return OUT_OF_MEMORY if out_of_memory(error) is not None else FAILED

@@ -1,0 +1,497 @@
+"""Scripts under memlab: unchanged to themselves, their steps found, what they keep told."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memlab import cli
+from memlab.report import NotAReport
+from memlab.show import _diff, _trace, _trace_live
+from memlab.tracing import compare, recorder, stores
+from memlab.tracing.trace import Held, Moment, Row, Trace, load
+
+PYTHON = [sys.executable, "-m", "memlab"]
+
+LOOKS_AROUND = '''
+"""It prints everything that could differ under memlab."""
+import atexit, multiprocessing, os, pickle, sys, threading, warnings
+
+
+class Thing:
+    value = 5
+
+
+def child(queue):
+    queue.put((__name__, os.path.basename(sys.argv[0]), Thing.__module__))
+
+
+def main():
+    print(sys.argv, os.path.basename(sys.path[0]), __name__, __file__, __spec__, __doc__, sys.stdin.read())
+    print(pickle.loads(pickle.dumps(Thing())).value, sys.modules["__main__"].Thing is Thing)
+    warnings.warn("said once", DeprecationWarning)
+    atexit.register(print, "at exit")
+    for method in ("spawn", "fork"):
+        context = multiprocessing.get_context(method)
+        queue = context.Queue()
+        process = context.Process(target=child, args=(queue,))
+        process.start()
+        print(method, queue.get(), flush=True)
+        process.join()
+        print(process.exitcode, flush=True)
+    import torch
+
+    threading.Timer(0.3, print, ["late thread"]).start()
+    if os.fork() == 0:
+        sys.exit(9)
+    print("child ended with", os.waitstatus_to_exitcode(os.wait()[1]))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh())
+    model(torch.ones(2, 4))
+    print(sys.stdout.errors, sys.stderr.errors, torch.autograd.backward.__name__)
+    try:
+        model(torch.ones(2, 5))
+    except RuntimeError as error:
+        raise ValueError("it does not fit") from error
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def run(command, folder, **options):
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, input="typed", **options
+    )
+
+
+def test_a_script_cannot_tell(tmp_path):
+    (tmp_path / "looks.py").write_text(LOOKS_AROUND)
+    bare = run([sys.executable, "looks.py", "--its", "args"], tmp_path)
+    traced = run([*PYTHON, "trace", "--json", "out.json", "looks.py", "--its", "args"], tmp_path)
+    assert "child ended with 9" in bare.stdout
+    assert "ValueError: it does not fit" in bare.stderr
+    assert (traced.stdout, traced.returncode) == (bare.stdout, bare.returncode) and bare.returncode == 1
+    said, begin = traced.stderr, traced.stderr.index("\nmemlab trace looks.py --its args")
+    end = said.index("Traceback")
+    assert said[:begin] + said[end:] == bare.stderr  # the report stands before the traceback, whole and once
+    assert load(tmp_path / "out.json").ended == "failed"
+
+
+def test_interrupted(tmp_path):
+    (tmp_path / "waits.py").write_text(
+        "import time, torch\nx = torch.ones(3, requires_grad=True)\n"
+        "for _ in range(4):\n    x.exp().sum().backward()\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [*PYTHON, "trace", "waits.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted after 4 steps (backward)" in said
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert os.sep + os.path.join("memlab", "tracing") not in said  # noqa: PTH118
+
+
+@pytest.fixture
+def trace(tmp_path, monkeypatch, capsys):
+    """Trace code in this process; return the exit code, stdout, stderr and what was recorded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+    def go(code, *options, arguments=()):
+        (tmp_path / "train.py").write_text(textwrap.dedent(code))
+        target = [] if "-m" in options else ["train.py"]
+        given = ["--json", "out.json", *map(str, options), *target, *arguments]
+        status = cli.main(["trace", *given])
+        return (status, *capsys.readouterr(), load(tmp_path / "out.json"))
+
+    return go
+
+
+LOOP = """
+import torch
+from torch import nn
+
+model = nn.Linear(4, 4)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+other = torch.optim.SGD(model.parameters(), lr=0.1)
+for number in range(6):
+    for _ in range(3):
+        model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    other.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "source", "steps"),
+    [
+        (LOOP, (), "optimizer.step", 6),
+        (LOOP.replace("optimizer.step()", "pass").replace("other.step()", "pass"), (), "backward", 18),
+        (
+            LOOP.replace(".sum().backward()", "").replace("optimizer.step()", "pass").replace("other.step()", ""),
+            (),
+            "forward",
+            18,
+        ),
+        (LOOP + "    import memlab\n    memlab.step()\n    memlab.step()\n", (), "memlab.step", 12),
+        (LOOP, ("--step-at", "train.py:10"), "line", 18),
+        ("import torch\ntorch.ones(3)\n", (), "", 0),
+    ],
+)
+def test_steps_are_found(trace, code, options, source, steps):
+    Path("train.py").write_text(code)
+    status, _, said, found = trace(code, *options)
+    assert (status, found.source, found.steps, found.ended) == (0, source, steps, "finished"), said
+
+
+ENDS = """
+import sys
+try:
+    {how}
+finally:
+    print("cleaned up")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "ended", "last"),
+    [
+        ("pass", 0, "finished", ""),
+        ("sys.exit()", 0, "finished", ""),
+        ("sys.exit(7)", 7, "failed", ""),
+        ("sys.exit('that was all')", 1, "failed", "that was all\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted", "KeyboardInterrupt\n"),
+        ("raise OSError('disk')", 1, "failed", "OSError: disk\n"),
+        ("compile('def (', 'x', 'exec')", 1, "failed", "SyntaxError: invalid syntax\n"),
+    ],
+)
+def test_every_end(trace, how, status, ended, last):
+    code, out, said, found = trace(ENDS.format(how=how))
+    assert (code, out, found.ended, found.code) == (status, "cleaned up\n", ended, status)
+    assert said.endswith(last)
+    assert "tracing" not in said
+
+
+def test_stops_where_it_is_told(trace):
+    code = LOOP.replace("for number", "import atexit\ntry:\n  for number").replace("    ", "      ")
+    code += "finally:\n  print('cleaned up', number)\n"
+    status, out, said, found = trace(code, "--steps", 4)
+    assert (status, out, found.steps, found.ended) == (0, "cleaned up 3\n", 4, "stopped")
+    assert "stopped after 4 steps (optimizer.step), as --steps asked" in said
+    assert "Traceback" not in said
+
+
+LEAKS = """
+import torch
+from torch import nn
+
+
+def train(steps):
+    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64))
+    losses = []
+    for _ in range(steps):
+        loss = model(torch.ones(32, 64)).mean()
+        losses.append(loss)
+
+
+train(40)
+"""
+
+
+def test_growth_and_the_peak(trace):
+    status, _, said, found = trace(LEAKS)
+    assert status == 0
+    each = 2 * 4 * 32 * 64  # the input, and the output of tanh
+    assert found.grows
+    assert found.per_step == each + 4
+    assert found.peak.saved == 40 * each
+    assert sum(row.bytes for row in found.peak.rows) == found.peak.saved
+    assert found.peak.by("line") == {"train.py:10": 40 * each}
+    assert [moment.step for moment in found.moments] == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 40]
+    assert all(moment.saved == moment.step * each for moment in found.moments)
+    assert sum(found.last.classes.values()) == found.last.live
+    assert "grows 16.00 KiB every step" in said
+    owner = found.owners[0]  # its frame has gone by the end: it was seen while it ran
+    assert (owner.name, owner.per_step, owner.born) == ("losses", each, "train.py:10")
+    assert owner.step < found.steps == 40
+    assert "python -m memlab show pattern forward_without_backward:numbers_kept" in said
+
+
+def test_out_of_memory_on_a_card(trace):
+    code = LEAKS.replace("train(40)", "train(10**6)").replace("32, 64", "256, 64")
+    status, _, said, found = trace(code, "--card", "4 MiB")
+    assert status == 1
+    assert (found.ended, found.card, found.simulated) == ("out of memory", 4 << 20, True)
+    assert sum(found.last.classes.values()) == found.last.live <= 4 << 20
+    assert 0 <= found.last.saved - found.last.step * 2 * 4 * 256 * 64 <= 4 * 256 * 64
+    for words in (
+        "out of memory (OutOfMemoryError)",
+        "of 4.00 MiB (simulated)",
+        "filled by",
+        "says     CUDA out of memory",
+    ):
+        assert words in said
+    assert said.index("filled by") < said.index("Traceback")
+    assert 'train.py", line 14, in <module>' in said
+    assert "memlab/" not in said[said.index("Traceback") :]
+
+
+def test_a_module(trace, tmp_path):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("")
+    (tmp_path / "package" / "__main__.py").write_text(
+        "import sys\nfrom . import other\n"
+        "print(__name__, __package__, sys.argv[1:], sys.argv[0].endswith('__main__.py'))"
+    )
+    (tmp_path / "package" / "other.py").write_text("")
+    status, out, _, found = trace("", "-m", "package", arguments=("--steps", "x"))
+    assert (status, out, found.command) == (0, "__main__ package ['--steps', 'x'] True\n", ["package", "--steps", "x"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "name a script to run"),
+        (["nowhere.py"], "there is no file nowhere.py"),
+        (["."], ". is a folder; name a script in it"),
+        (["-m"], "-m takes a module"),
+        (["-m", "no_such_module"], "there is no module 'no_such_module'"),
+        (["--steps", "0", "x.py"], "--steps must be at least 1"),
+        (["--step-at", "x.py", "x.py"], "--step-at takes a file that is there and a line"),
+        (["--card", "lots", "x.py"], "--card: cannot read the size"),
+        (["--json", "-", "x.py"], "stdout belongs to the script"),
+    ],
+)
+def test_wrong_use(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert cli.main(["trace", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def row(line="train.py:1", nbytes=1024, module="", kind="activation"):
+    return Row(line, module, "", kind, "MulBackward0", nbytes, 1)
+
+
+def sample(**changed):
+    """Return a trace of a run that leaks."""
+    rows = [row("a/rather/long/path/to/a/train.py:37", 3 << 20, "encoder.layers.11.attention"), row("b.py:2", 1 << 20)]
+    owner = Held(
+        path="losses (local of train(), train.py:31) -> list[412] -> Tensor -> MeanBackward0",
+        name="losses",
+        bytes=1 << 30,
+        exclusive=1 << 30,
+        tensors=12772,
+        born="train.py:37",
+        source="loss = criterion(model(x), y)",
+        per_step=4 << 20,
+        pattern="kept losses",
+        fix="keep loss.item() or loss.detach()",
+        cure="forward_without_backward:numbers_kept",
+    )
+    points = [{"step": k, "saved": k << 20, "peak": k << 20, "live": k << 20} for k in range(1, 40)]
+    known = {
+        "machine": {"torch": "2.13"},
+        "command": ["train.py", "--its", "args"],
+        "source": "optimizer.step",
+        "steps": 39,
+        "points": points,
+        "peak": Moment(0, 4 << 20, 0, rows),
+        "last": Moment(39, 4 << 20, 5 << 20, rows, {"activation": 4 << 20, "parameter": 1 << 20}),
+        "moments": [Moment(3, 1 << 20, 1 << 20, rows[1:])],
+        "grows": True,
+        "per_step": 1 << 20,
+        "owners": [owner],
+        "seconds": {"script": 1.5, "owners": 0.5},
+    }
+    return Trace(**(known | changed))
+
+
+DEAD = {"ended": "out of memory", "card": 8 << 20, "simulated": True, "oom": "CUDA out of memory. Tried 2 MiB. GPU 0"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+@pytest.mark.parametrize("changed", [{}, DEAD, {"owners": [], "grows": False}, {"points": []}])
+def test_no_line_is_wrapped(columns, changed, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    _trace.show(sample(**changed), out := Terminal())
+    text = "".join(each for each in out.getvalue() if each >= " " or each == "\n").replace("[1m", "").replace("[0m", "")
+    text = text.replace("[2m", "").replace("[1;31m", "")
+    assert max(map(len, text.splitlines())) <= columns
+    assert "…" not in text
+    if "owners" not in changed and changed != DEAD:
+        words = " ".join(text.split())
+        assert "pins 1.00 GiB in 12,772 saved tensors, +4.00 MiB every step" in words
+        assert "born at train.py:37 loss = criterion(model(x), y)" in words
+        assert "keep loss.item() or loss.detach()" in words
+
+
+def test_a_pipe_gets_plain_lines_and_json_the_trace():
+    _trace.show(sample(), out := io.StringIO())
+    assert "\033" not in out.getvalue()
+    _trace.show(sample(), out := io.StringIO(), "json")
+    assert Trace.from_json(out.getvalue()) == sample()
+
+
+def test_hostile_text_cannot_drive_the_terminal():
+    hostile = sample(command=["\x1b[2J"], blind=["\x1b]0;title\x07"], owners=[Held("\x1b[2J", "x", fix="\x07")])
+    _trace.show(hostile, out := io.StringIO())
+    assert not set(out.getvalue()) & {"\x1b", "\x07"}
+
+
+@given(st.integers(0, 4000), st.sampled_from(["", "null", "[]", '"x"', "1e999", "{}", "\\"]))
+def test_damaged_files_get_a_sentence(cut, put):
+    text = sample().to_json()
+    damaged = text[: cut % len(text)] + put + text[cut % len(text) + 7 :]
+    try:
+        trace = Trace.from_json(damaged)
+    except NotAReport as error:
+        assert str(error)
+    else:
+        _trace.show(trace, io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ({"version": 9}, "it is a trace of format 9"),
+        ({"format": "memlab report"}, "not a memlab trace"),
+        ({"ended": "blown up"}, "no valid ended"),
+        ({"peak": []}, "a moment is no mapping"),
+        ({"points": [{"step": "one"}]}, "no valid points"),
+        ({"extra": 1}, "unknown fields"),
+        ({"owners": [{"path": "x"}]}, "name"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(damage, sentence):
+    import json
+
+    content = json.loads(sample().to_json()) | damage
+    with pytest.raises(NotAReport, match=sentence):
+        Trace.from_json(json.dumps(content))
+
+
+@pytest.fixture
+def memlab_(capsys):
+    def go(*arguments):
+        return (cli.main([str(each) for each in arguments]), *capsys.readouterr())
+
+    return go
+
+
+def test_show_and_diff(tmp_path, memlab_):
+    one, other, fine = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "c@2.json"
+    sample().save(one)
+    more = [row("train.py:1", 5 << 20), row("b.py:2", 512 << 10)]
+    sample(peak=Moment(0, sum(each.bytes for each in more), 0, more)).save(other)
+    sample().save(fine)
+    assert memlab_("show", one)[1].startswith("\nmemlab trace train.py --its args\n")
+    status, out, _ = memlab_("diff", one, other)
+    assert status == 0
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "+1.50 MiB 3 lines differ" in lines
+    assert lines.index("added, +5.00 MiB") < lines.index("shrunk, -512.00 KiB") < lines.index("gone, -3.00 MiB")
+    assert "-512.00 KiB 1.00 MiB -> 512.00 KiB b.py:2, activation" in lines
+    assert memlab_("diff", one, other, "--limit", "1.5 MiB")[0] == 0
+    status, out, _ = memlab_("diff", one, other, "--limit", "1 MiB")
+    assert status == 1
+    assert "+1.50 MiB is past the limit of 1.00 MiB" in out
+    assert memlab_("diff", f"{one}@3", f"{one}@3") == (
+        0,
+        f"  1.00 MiB  {one} at the end of step 3\n" * 2 + "       0 B  nothing differs\n",
+        "",
+    )
+    assert memlab_("diff", fine, fine)[0] == 0
+    assert "what step 4 kept was not recorded; there are 3" in memlab_("diff", f"{one}@4", one)[2]
+    assert "comes the number of a step" in memlab_("diff", f"{one}@x", one)[2]
+    assert "cannot read nowhere" in memlab_("diff", "nowhere", one)[2]
+    assert memlab_("show", tmp_path)[0] == 2
+
+
+@given(*[st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 1 << 40))] * 2)
+def test_the_changes_add_up(before, after):
+    def moment(rows):
+        return Moment(1, sum(rows.values()), 0, [row(f"{name}.py:1", nbytes) for name, nbytes in rows.items()])
+
+    found = compare.compare(("x", "y"), moment(before), moment(after))
+    assert sum(change.bytes for change in found.changes) == found.bytes
+    assert {change.line for change in found.of("added")} == {f"{name}.py:1" for name in set(after) - set(before)}
+    assert {change.line for change in found.of("gone")} == {f"{name}.py:1" for name in set(before) - set(after)}
+    for width in (40, 100):
+        assert max(len(line.text) for line in _diff.lines(found, width, 5)) <= width
+
+
+def test_milestones_are_few_and_the_first_steps_are_all():
+    found = [step for step in range(1, 100_001) if recorder.is_milestone(step)]
+    assert found[:12] == [*range(1, 9), 10, 12, 14, 16]
+    assert len(found) < 70
+
+
+def test_points_stay_few(monkeypatch):
+    monkeypatch.setattr(recorder, "MOST_POINTS", 16)
+    one = recorder.Recorder()
+    for _ in range(1000):
+        one.count += 1
+        one._keep({"step": one.count, "saved": 0, "peak": one.count, "live": 10 * one.count})
+    assert len(one.points) <= 17
+    assert one._judge() == (True, 10)
+    assert one._grew() == 10
+    assert max(point["peak"] for point in one.points) >= 1000 - one.stride
+
+
+def test_live_line(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("LINES", "20")
+    monkeypatch.setenv("TERM", "xterm")
+    point = {"step": 1234, "saved": 5 << 20, "peak": 6 << 20, "live": 7 << 20, "grew": 4096}
+    assert _trace_live.text(point) == "memlab  step 1,234  saved 5.00 MiB  peak 6.00 MiB  growth +4.00 KiB/step"
+    with _trace_live.watching(out := Terminal()) as seen:
+        for _ in range(50):
+            seen(point)
+    drawn = out.getvalue()
+    assert drawn.count("step 1,234") == 1  # rate-limited
+    assert "\033[1;19r" in drawn  # the last row does not scroll
+    assert drawn.endswith("\033[20;1H\033[2K\033[r\0338")  # and is given back
+    with _trace_live.watching(out := io.StringIO()) as seen:
+        seen(point)
+    assert out.getvalue() == ""
+
+
+def test_what_stores_into_a_name(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "def train():\n    losses, total = [], 0\n    losses.append(1)\n    total = total + 1\n    total += x\n"
+        "    losses[0], x = y, 2\n\ndef other():\n    losses = [1]\n"
+    )
+    assert [text for _, text in stores.stored("losses", f"local of train(), {file}:1")] == [
+        "losses.append(1)",
+        "losses[0] = y",
+    ]
+    assert [place for place, _ in stores.stored("total", f"local of train(), {file}:1")] == [f"{file}:4", f"{file}:5"]
+    assert stores.stored("losses", "nowhere") == stores.stored("losses", "local of x(), gone.py:3") == []
