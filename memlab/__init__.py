@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memlab import allocator as allocator
     from memlab.allocator import OutOfMemory as OutOfMemory
+    from memlab.billing import Bill as Bill
+    from memlab.billing import bill as bill
     from memlab.experiment import Arm as Arm
     from memlab.experiment import Experiment as Experiment
     from memlab.explaining import explain as explain
     from memlab.explaining import on_oom as on_oom
-    from memlab.graph import Bill as Bill
-    from memlab.graph import bill as bill
     from memlab.lines import Line as Line
     from memlab.ownership import Owner as Owner
     from memlab.ownership import owners as owners
@@ -41,8 +41,8 @@ _HOMES = {
     "Experiment": "memlab.experiment",
     "explain": "memlab.explaining",
     "on_oom": "memlab.explaining",
-    "Bill": "memlab.graph",
-    "bill": "memlab.graph",
+    "Bill": "memlab.billing",
+    "bill": "memlab.billing",
     "Line": "memlab.lines",
     "Owner": "memlab.ownership",
     "owners": "memlab.ownership",

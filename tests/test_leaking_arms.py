@@ -14,6 +14,7 @@ OWNERS = {
     "forward_without_backward:losses_kept": ("losses", "kept losses"),
     "forward_without_backward:outputs_kept": ("outputs", "kept outputs"),
     "forward_without_backward:total_loss": ("total", "accumulated loss"),
+    "in_place": ("outputs", "kept outputs"),
     "inference_modes": ("outputs", "kept outputs"),
     "inference_modes:eval_alone": ("outputs", "eval without no_grad"),
     "inference_modes:inference_tensor_refuses": ("outputs", "eval without no_grad"),

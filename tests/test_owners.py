@@ -295,3 +295,12 @@ def test_cycles_are_named_and_whether_gc_frees_them(x):
         gc.collect()
         assert [owner.freed_by_gc for owner in memlab.owners()] == [False]
         gradient().grad_fn  # noqa: B018
+
+
+def test_a_module_of_two_names_goes_by_its_first(monkeypatch, x):
+    module = types.ModuleType("first_name")
+    module.kept = x.exp()
+    monkeypatch.setitem(sys.modules, "first_name", module)
+    monkeypatch.setitem(sys.modules, "__second_name__", module)  # as multiprocessing does with __main__
+    (owner,) = [each for each in memlab.owners() if each.name == "kept"]
+    assert owner.where == "global of first_name"

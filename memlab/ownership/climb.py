@@ -237,10 +237,10 @@ def _renamed(name: Name, key: Key) -> Name:
 
 
 def _module_dicts() -> dict[int, str]:
-    found = {}
+    found: dict[int, str] = {}
     for name, module in list(sys.modules.items()):
         if look.is_a(module, ModuleType):
-            found[id(look.dict_of(module))] = name
+            found.setdefault(id(look.dict_of(module)), name)  # multiprocessing names __main__ a second time
     return found
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
+from memlab import stacks
+
 OPTIMIZED = 1  # CO_OPTIMIZED: a function's frame; others keep their names in a dict
 Slot = tuple[str, int]  # a local's name (TEMPORARY for a value in use that has none) and the id of what it holds
 TEMPORARY = ""
@@ -22,8 +24,6 @@ _POINTER = ctypes.sizeof(ctypes.c_void_p)
 _F_FRAME, _STACKTOP, _LOCALSPLUS = 3 * _POINTER, 8 * _POINTER, 8 * _POINTER + 8
 _DEEPEST_STACK = 1_000
 
-_PACKAGE = str(Path(__file__).parents[1])
-_EXPERIMENTS = str(Path(__file__).parents[1] / "experiments")
 
 FRAME_OF: dict[type, Any] = {
     GeneratorType: GeneratorType.gi_frame,
@@ -76,8 +76,7 @@ def has_ended(frame: FrameType) -> bool:
 
 
 def is_own(code: CodeType) -> bool:
-    file = code.co_filename
-    return file.startswith(_PACKAGE) and not file.startswith(_EXPERIMENTS)
+    return stacks.is_own(code.co_filename)
 
 
 def short(file: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from memlab import graph
+from memlab import billing, graph
 from memlab.hooks import Packed
 from memlab.ledger import NO_CODE
 from memlab.lines import GIVEN
@@ -25,7 +25,7 @@ class Reached:
     places: Counter[tuple[Any, int]] = field(default_factory=Counter)  # bytes by code and instruction
 
 
-class _Storages(graph.Walk):
+class _Storages(billing.Walk):
     """A walk that also remembers which storages each node keeps."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from memlab import graph
+from memlab import billing, graph
 from memlab.tracing import holders, makeup
 from memlab.tracing.trace import Held, Moment
 
@@ -40,7 +40,7 @@ class Explanation:
 
 def of_tensor(tensor: Tensor) -> Explanation:
     """Explain one tensor. Raises TypeError and Unavailable as `memlab.bill` does."""
-    bill = graph.bill(tensor)
+    bill = billing.bill(tensor)
     rows = makeup.rows_of(bill.lines)
     moment = Moment(0, sum(row.bytes for row in rows), rows=rows)
     node = tensor.grad_fn.name() if tensor.grad_fn is not None else "no graph"
@@ -60,14 +60,14 @@ def of_oom(error: BaseException) -> Explanation:
     return Explanation("", moment, bill.nodes, bill.unseen, holders.find(0, error=error), str(error), _devices())
 
 
-def _everything() -> tuple[graph.Bill, set[int]]:
+def _everything() -> tuple[billing.Bill, set[int]]:
     """Return the bill of all graphs to which tensors that Python code can see lead."""
     if not graph.READS_PACKED:
-        return graph.Bill([], 0), set()
+        return billing.Bill([], 0), set()
     with torch._C.DisableTorchFunctionSubclass():
         # What else is held here while the graphs are read would count as held by Python code.
         roots = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and thing.grad_fn is not None]
-        return graph.survey(roots)
+        return billing.survey(roots)
 
 
 def _devices() -> dict[str, int]:
