@@ -1,10 +1,12 @@
 """A CPU run as on CUDA: CUDA's saved tensors, the CPU's values, CUDA's allocations, and nothing left behind."""
 
+import copy
 import gc
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor
 from torch.nn import functional as F
 from torch.optim import optimizer as torch_optimizer
 
@@ -269,6 +271,21 @@ def test_fake_tensors_allocate_what_real_ones_do(dtype):
         card = storages.ledger.card
         peaks.append((card.peak_allocated, card.peak_reserved))
     assert peaks[0] == peaks[1]
+
+
+def test_fake_modules_are_copied():
+    with fake_tensors():
+        fake = nn.TransformerEncoderLayer(8, 2, 16)
+        fake.tied = fake.linear1.weight
+        copied = copy.deepcopy(fake)
+        assert copied.tied is copied.linear1.weight is not fake.linear1.weight
+        assert isinstance(copied.tied, nn.Parameter) and copied.tied.requires_grad
+        assert [each.shape for each in copied.parameters()] == [each.shape for each in fake.parameters()]
+        copied(torch.ones(3, 2, 8)).sum().backward()
+        assert copied.tied.grad.shape == (16, 8) and fake.tied.grad is None
+        with pytest.raises(RuntimeError, match="graph leaves"):
+            copy.deepcopy(copied.tied * 2)
+    assert "__deepcopy__" not in vars(FakeTensor)
 
 
 def test_fake_modules_change_type_and_stay_tied():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,13 +22,31 @@ _became: dict[int, dict[int, Any]] = {}  # by thread, while a module's parameter
 
 @contextmanager
 def fake_tensors() -> Iterator[None]:
-    """Let every tensor that is made in the block be fake."""
+    """Let every tensor that is made in the block be fake; modules of them can be moved and copied."""
     Module._apply = _apply_to_fakes  # type: ignore[method-assign]
+    FakeTensor.__deepcopy__ = _copy  # type: ignore[assignment]
     try:
         with FakeTensorMode():
             yield
     finally:
         Module._apply = _apply  # type: ignore[method-assign]
+        del FakeTensor.__deepcopy__
+
+
+def _copy(tensor: FakeTensor, memo: dict[int, Any]) -> Any:
+    """``copy.deepcopy()``: torch would copy the fake mode along, and refuse to mix the two."""
+    if id(tensor) in memo:
+        return memo[id(tensor)]
+    if not tensor.is_leaf:
+        return Tensor.__deepcopy__(tensor, memo)  # type: ignore[no-untyped-call]  # says why it cannot
+    with torch.no_grad():
+        copied: Any = tensor.clone(memory_format=torch.preserve_format)
+    if isinstance(tensor, torch.nn.Parameter):
+        copied = torch.nn.Parameter(copied, tensor.requires_grad)
+    copied.requires_grad_(tensor.requires_grad)
+    copied.grad = copy.deepcopy(tensor.grad, memo)
+    memo[id(tensor)] = copied
+    return copied
 
 
 def _apply_to_fakes(module: Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -16,6 +16,7 @@ from memlab.guard.left import Mark
 from memlab.guard.limits import Growth, Limits
 from memlab.guard.record import Record
 from memlab.guard.scope import FunctionScope
+from memlab.lines import GIVEN, Line
 from memlab.ownership.survey import survey
 from memlab.units import format_exact
 
@@ -116,7 +117,7 @@ class Test:
             kept = body.seen.saved.bytes
             what = "node outlives the test and keeps" if nodes == 1 else "nodes outlive the test and keep"
             heading = f"no_graph_left: {nodes} autograd {what} {format_exact(kept)}"
-            below = texts.largest(body.seen.saved.lines, self.item.config.rootpath)
+            below = texts.largest(_made(body.seen.saved.lines), self.item.config.rootpath)
             self._fail(heading, [*below, *self._owners()], "the largest that is kept:")
 
     def _judge_growth(self, limit: Growth, run_again: RunAgain) -> None:
@@ -155,7 +156,7 @@ class Test:
 
     def _left_by_last(self) -> list[str]:
         left = self._bodies[-1].seen
-        return texts.largest(left.saved.lines, self.item.config.rootpath) or [
+        return texts.largest(_made(left.saved.lines), self.item.config.rootpath) or [
             f"    {format_exact(size)} of a tensor without a graph" for size in left.storages.sizes[: texts.MOST]
         ]
 
@@ -168,6 +169,11 @@ class Test:
             made |= body.seen.storages.ledger.live()
         found = survey(made=made).owners[:_OWNERS]
         return ["  held by:", *texts.owner_lines(found)] if found else []
+
+
+def _made(lines: Iterable[Line]) -> list[Line]:
+    """Leave out what was there before the body: parameters, buffers and inputs."""
+    return [line for line in lines if line.kind not in GIVEN]
 
 
 def _grows(readings: list[heap.Reading]) -> bool:

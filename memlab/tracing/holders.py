@@ -20,11 +20,17 @@ MOST = 32
 
 
 def find(
-    step: int, before: Sequence[Held] = (), tensor: Tensor | None = None, error: BaseException | None = None
+    step: int,
+    before: Sequence[Held] = (),
+    tensor: Tensor | None = None,
+    error: BaseException | None = None,
+    *,
+    within: bool = False,
 ) -> list[Held]:
     """Look for owners now, ``step`` steps into a run; growth is measured against an earlier look.
 
-    The frames in the traceback of ``error`` are told as the running frames that they were. Returns none where this
+    The frames in the traceback of ``error`` are told as the running frames that they were. ``within`` says that this
+    is not the end of a step: a rate that is known from looks at such ends is the better one. Returns none where this
     torch cannot show what a node keeps.
     """
     try:
@@ -36,7 +42,7 @@ def find(
     alike: dict[tuple[str, str, str], list[Owner]] = {}
     for each in found:
         alike.setdefault(_key(each), []).append(each)
-    records = [_held(together(each), step, earlier.get(key)) for key, each in alike.items()]
+    records = [_held(together(each), step, earlier.get(key), within) for key, each in alike.items()]
     return sorted(records, key=_weight)
 
 
@@ -59,10 +65,10 @@ def _key(each: Held | Owner) -> tuple[str, str, str]:
     return each.name, re.sub(r":\d+", "", each.where), each.kind
 
 
-def _held(owner: Owner, step: int, before: Held | None) -> Held:
+def _held(owner: Owner, step: int, before: Held | None, within: bool) -> Held:
     passed = step - before.step if before is not None else 0
     per_step = (owner.bytes - before.bytes) // passed if before is not None and passed > 0 else owner.bytes_per_step
-    if before is not None and passed <= 0:
+    if before is not None and (passed <= 0 or (within and before.per_step > 0)):
         per_step = before.per_step
     nodes_grow = owner.nodes_per_step > 0 or (before is not None and passed > 0 and owner.nodes > before.nodes)
     record = Held(

@@ -150,7 +150,8 @@ class Recorder:
             gc.collect()
         grows, per_step = self._judge()
         accused = grows or how(error) == OUT_OF_MEMORY
-        found = holders.find(self.count, self.owners, error=error) if accused else []
+        within = not isinstance(error, Stop)
+        found = holders.find(self.count, self.owners, error=error, within=within) if accused else []
         self._searched += time.perf_counter() - began
         return Trace(
             machine=machine,
