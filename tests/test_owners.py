@@ -275,6 +275,7 @@ def test_cycles_are_named_and_whether_gc_frees_them(x):
     class Holder:
         pass
 
+    others = {owner.name for owner in memlab.owners()}  # of tests before this one, such as what compiled code keeps
     with no_collection():
         Keeps.apply(x)
         holder = Holder()
@@ -286,14 +287,15 @@ def test_cycles_are_named_and_whether_gc_frees_them(x):
             weight.exp().sum().backward(create_graph=True)
         gradient = weakref.ref(weight.grad)
         del weight
-        found = {owner.name: (owner.kind, owner.freed_by_gc) for owner in memlab.owners()}
+        own = [owner for owner in memlab.owners() if owner.name not in others]
+        found = {owner.name: (owner.kind, owner.freed_by_gc) for owner in own}
         assert found == {
             "ctx.out": ("cycle", True),
             "Holder <-> itself": ("cycle", True),
             "Parameter.grad" if "Parameter.grad" in found else "Tensor.grad": ("cycle", False),
         }
         gc.collect()
-        assert [owner.freed_by_gc for owner in memlab.owners()] == [False]
+        assert [owner.freed_by_gc for owner in memlab.owners() if owner.name not in others] == [False]
         gradient().grad_fn  # noqa: B018
 
 

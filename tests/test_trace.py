@@ -273,7 +273,7 @@ def test_a_module(trace, tmp_path):
         (["-m", "no_such_module"], "there is no module 'no_such_module'"),
         (["--steps", "0", "x.py"], "--steps must be at least 1"),
         (["--step-at", "x.py", "x.py"], "--step-at takes a file that is there and a line"),
-        (["--card", "lots", "x.py"], "--card: cannot read the size"),
+        (["--card", "lots", "x.py"], "--card: there is no card 'lots'"),
         (["--json", "-", "x.py"], "stdout belongs to the script"),
     ],
 )

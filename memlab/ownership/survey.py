@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sysconfig
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from memlab.ownership.heap import Heap
 from memlab.ownership.loose import Loose
 from memlab.ownership.owner import Owner
 from memlab.ownership.reach import Graphs, Reached
+
+_LIBRARIES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
 
 
 @dataclass(frozen=True)
@@ -206,4 +209,5 @@ def bits(mask: int) -> Iterator[int]:
 
 def _order(owner: Owner) -> tuple[Any, ...]:
     shell = owner.where == "global of __main__" and owner.name.startswith(("_", "Out"))
-    return (-owner.exclusive_bytes, -owner.bytes, -owner.exclusive_nodes, -owner.nodes, shell, owner.name)
+    theirs = shell or any(place in owner.where for place in _LIBRARIES)  # a shell's or a library's, not the user's
+    return (-owner.exclusive_bytes, theirs, -owner.bytes, -owner.exclusive_nodes, -owner.nodes, owner.name)

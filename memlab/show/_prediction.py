@@ -50,8 +50,10 @@ def _verdict(found: Prediction) -> str:
 def _blocks(found: Prediction) -> list[str]:
     """Blocks that save alike are told together: a model has many layers."""
     alike: dict[int, list[str]] = {}
+    worth = max(found.blocks.values(), default=0) // 1000
     for block, size in found.blocks.items():
-        alike.setdefault(size, []).append(clean(block))
+        if size > worth:
+            alike.setdefault(size, []).append(clean(block))
     lines: list[str] = []
     for size, names in list(alike.items())[:LARGEST]:
         who = names[0] if len(names) == 1 else f"each of {names[0]} to {names[-1]} ({len(names)})"

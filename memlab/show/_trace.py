@@ -13,7 +13,7 @@ from memlab.tracing.trace import ENOUGH, FAILED, FINISHED, INTERRUPTED, OUT_OF_M
 from memlab.units import format_bytes
 
 TOP, FILLED = 3, 5
-WIDTH = 30
+WIDTH, NARROWEST = 30, 8  # characters of a curve
 _ENDS = {
     FINISHED: "finished",
     STOPPED: "stopped",
@@ -41,7 +41,7 @@ def lines(trace: Trace, width: int | None) -> Iterator[Text]:
     yield from _peak(trace, width)
     yield Text("")
     judged = len(trace.points) >= WARMUP + ENOUGH
-    yield from folded(verdict(trace), width, BAD if trace.grows else GOOD if judged else PLAIN)
+    yield from folded(verdict(trace, width), width, BAD if trace.grows else GOOD if judged else PLAIN)
     yield from _owners_of(trace, width)
     for sentence in trace.blind:
         yield from folded(f"not seen: {clean(sentence)}", width, FAINT)
@@ -58,18 +58,20 @@ def ending(trace: Trace) -> str:
     return f"{_ENDS[trace.ended]}{reason} after {told}{asked}; {seconds:.1f} s, {searched:.1f} s of them for owners"
 
 
-def verdict(trace: Trace) -> str:
-    """Say whether steps leave more and more behind."""
+def verdict(trace: Trace, width: int | None = None) -> str:
+    """Say whether steps leave more and more behind; the curve takes what the words leave of ``width``."""
     live = [point.get("live", 0) for point in trace.points]
     if len(live) < 2:
         return "growth   too few steps to tell"
-    drawn = curve(live, 0, WIDTH)
     ends = f"from {format_bytes(live[0])} to {format_bytes(live[-1])}"
     if trace.grows:
-        return f"growth   {drawn} grows {format_bytes(trace.per_step)} every step, {ends}"
-    if len(live) < WARMUP + ENOUGH:
-        return f"growth   {drawn} {ends} at the ends of steps; too few to tell whether it grows"
-    return f"growth   {drawn} does not grow; {ends} at the ends of steps"
+        said = f"grows {format_bytes(trace.per_step)} every step, {ends}"
+    elif len(live) < WARMUP + ENOUGH:
+        said = f"{ends} at the ends of steps; too few to tell whether it grows"
+    else:
+        said = f"does not grow; {ends} at the ends of steps"
+    room = WIDTH if width is None else max(NARROWEST, min(WIDTH, width - len("growth    ") - len(said)))
+    return f"growth   {curve(live, 0, room)} {said}"
 
 
 def _peak(trace: Trace, width: int | None) -> Iterator[Text]:

@@ -71,10 +71,11 @@ def run(script: Script, found: Path | ModuleSpec) -> BaseException | None:
 
     Threads of it that are no daemons have ended, too.
     """
+    before = threading.enumerate()
     try:
         code, namespace = _load(script, found)
         exec(code, namespace)
-        _join_threads()
+        _join_threads(before)
     except BaseException as error:
         return error
     return None
@@ -97,10 +98,9 @@ def _load(script: Script, found: Path | ModuleSpec) -> tuple[CodeType, dict[str,
     return code, main.__dict__
 
 
-def _join_threads() -> None:
-    here = threading.current_thread()
+def _join_threads(before: list[threading.Thread]) -> None:
     for thread in threading.enumerate():
-        if thread is not here and not thread.daemon:
+        if thread not in before and not thread.daemon:
             thread.join()
 
 
