@@ -24,12 +24,11 @@ CLONE = torch.ops.aten.clone.default
 class Made(weakref.ref[torch.UntypedStorage]):
     """A storage that was created here; it is alive as long as this weak reference is."""
 
-    __slots__ = ("address", "bytes", "counted", "device", "key", "kind", "origin", "sequence")
+    __slots__ = ("address", "bytes", "counted", "key", "kind", "origin", "sequence")
 
     address: int
     bytes: int
     counted: bool
-    device: torch.device
     key: int
     kind: str | None
     origin: tuple[Any, CodeType | None, int]
@@ -93,7 +92,7 @@ class StorageLedger:
             self._waits_at = sequence
         self.waiting.append((ledger, token))
 
-    def see(self, tensor: Tensor, sequence: int, *, fresh: bool) -> None:
+    def see(self, tensor: Tensor, sequence: int, fresh: bool) -> None:
         """Account for an operator's output; ``fresh`` when it is a storage of its own. Hot path.
 
         Raises:
@@ -121,7 +120,7 @@ class StorageLedger:
         nbytes = storage.nbytes()
         address = self.take(nbytes)
         made = Made(storage, self._released.append)
-        made.key, made.bytes, made.device, made.address = key, nbytes, storage.device, address
+        made.key, made.bytes, made.address = key, nbytes, address
         made.kind, made.sequence, made.counted = None, sequence, True
         if self._keep_peak:
             made.origin = (self.running, *origins.user_code(sys._getframe(3)))
@@ -233,7 +232,8 @@ class StorageLedger:
         """Return ``{device: bytes}`` of what is alive."""
         self.settle()
         totals: Counter[str] = Counter()
-        for made in self._live.values():
-            if made.counted:
-                totals[str(made.device)] += made.bytes
+        for made in list(self._live.values()):
+            storage = made()
+            if made.counted and storage is not None:
+                totals[str(storage.device)] += made.bytes
         return dict(totals)

@@ -23,6 +23,22 @@ from memlab.ownership import frames
 pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")
 
 
+OTHERS = set()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_else_alive():
+    """What tests before these have compiled keeps graphs: let it go, and leave out what stays."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+    gc.collect()
+    OTHERS.update((owner.name, owner.bytes) for owner in memlab.owners())
+
+
+def owners():
+    return [owner for owner in memlab.owners() if (owner.name, owner.bytes) not in OTHERS]
+
+
 @pytest.fixture
 def x():
     gc.collect()
@@ -46,7 +62,7 @@ def test_every_way_of_holding_is_found_and_its_bytes_are_what_goes(x):
         for way, size in sizes.items():
             held[way] = holders.ways[way](lambda size=size: x[:1].expand(size).exp().sin().sum())
             expected[4 * size] = (way, *next(held[way]))
-        found = memlab.owners()
+        found = owners()
         assert sum(owner.bytes for owner in found) == seen.saved.bytes == sum(expected)
         for owner in found:
             assert (expected[owner.bytes][0], owner.name, owner.kind) == expected[owner.bytes], owner
@@ -80,14 +96,14 @@ def test_shared_graphs_count_for_both_and_are_exclusive_to_none(x):
         shared = x.exp()
         one, two = shared.sin().sum(), shared.cos().tan().sum()
         del shared
-        found = {owner.name: owner for owner in memlab.owners()}
+        found = {owner.name: owner for owner in owners()}
         # exp's output is saved by exp, sin and cos: 64 bytes; tan saves its output, and its input is not needed
         assert {name: (each.bytes, each.exclusive_bytes) for name, each in found.items()} == {
             "one": (64, 0),
             "two": (128, 64),
         }
         for name in ("two", "one"):
-            before, exclusive = seen.saved.bytes, {each.name: each for each in memlab.owners()}[name].exclusive_bytes
+            before, exclusive = seen.saved.bytes, {each.name: each for each in owners()}[name].exclusive_bytes
             if name == "two":
                 del two
             else:
@@ -153,7 +169,7 @@ def test_no_user_code_runs(x):
     object.__setattr__(with_dict, "loss", x.exp()[:3].sum())
     list.append(trap_list, x.exp()[:2].sum())
     proxy = weakref.proxy(x)
-    found = [owner.name for owner in memlab.owners()]
+    found = [owner.name for owner in owners()]
     assert sorted(found) == ["trap.value", "trap_list", "with_dict.loss"], (found, proxy is None)
 
 
@@ -200,7 +216,7 @@ def test_threads_and_their_generators_may_run_meanwhile(x):
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
-    names = {owner.name for _ in range(3) for owner in memlab.owners()}
+    names = {owner.name for _ in range(3) for owner in owners()}
     stop.set()
     for thread in threads:
         thread.join()
@@ -220,7 +236,7 @@ def chain(x, count, every=0):
 def test_a_deep_chain_can_be_dropped_afterwards_in_any_order(x, order):
     y, kept = chain(x[:1], 60_000, every=0 if order == "whole" else 1_100)
     with no_collection():
-        found = memlab.owners()
+        found = owners()
     assert {owner.name for owner in found} == {"y"} | ({"kept"} if order != "whole" else set())
     assert found[0].nodes >= 60_000
     if order == "tail first":
@@ -275,7 +291,6 @@ def test_cycles_are_named_and_whether_gc_frees_them(x):
     class Holder:
         pass
 
-    others = {owner.name for owner in memlab.owners()}  # of tests before this one, such as what compiled code keeps
     with no_collection():
         Keeps.apply(x)
         holder = Holder()
@@ -287,15 +302,14 @@ def test_cycles_are_named_and_whether_gc_frees_them(x):
             weight.exp().sum().backward(create_graph=True)
         gradient = weakref.ref(weight.grad)
         del weight
-        own = [owner for owner in memlab.owners() if owner.name not in others]
-        found = {owner.name: (owner.kind, owner.freed_by_gc) for owner in own}
+        found = {owner.name: (owner.kind, owner.freed_by_gc) for owner in owners()}
         assert found == {
             "ctx.out": ("cycle", True),
             "Holder <-> itself": ("cycle", True),
             "Parameter.grad" if "Parameter.grad" in found else "Tensor.grad": ("cycle", False),
         }
         gc.collect()
-        assert [owner.freed_by_gc for owner in memlab.owners() if owner.name not in others] == [False]
+        assert [owner.freed_by_gc for owner in owners()] == [False]
         gradient().grad_fn  # noqa: B018
 
 
@@ -304,5 +318,5 @@ def test_a_module_of_two_names_goes_by_its_first(monkeypatch, x):
     module.kept = x.exp()
     monkeypatch.setitem(sys.modules, "first_name", module)
     monkeypatch.setitem(sys.modules, "__second_name__", module)  # as multiprocessing does with __main__
-    (owner,) = [each for each in memlab.owners() if each.name == "kept"]
+    (owner,) = [each for each in owners() if each.name == "kept"]
     assert owner.where == "global of first_name"

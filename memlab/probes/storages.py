@@ -49,41 +49,41 @@ class Mode(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        ledger = self.ledger
-        sequence = _sequence_nr()
-        grad = _grad_enabled()
-        if _watched:
-            node_names.learn()
-        if ledger.waiting:
-            ledger.name_waiting(func if grad else None, sequence)
-        ledger.running = func
-        saves = func is not CLONE
-        if saves:
-            ledger.last_op, ledger.last_sequence = func if grad else None, sequence
         known = _known.get(id(func))
         if known is None:
             known = _known[id(func)] = (func, _call_of(func), _outputs_of(func))
         _, call, outputs = known
+        if outputs == VIEW:  # half of all operators: they make no storage, and their nodes save sizes, no tensors
+            return call(*args, **kwargs) if kwargs else call(*args)
+        ledger = self.ledger
+        sequence = _sequence_nr()
+        op = func if _grad_enabled() else None
+        if _watched:
+            node_names.learn()
+        if ledger.waiting:
+            ledger.name_waiting(op, sequence)
+        ledger.running = func
+        saves = func is not CLONE
+        if saves:
+            ledger.last_op, ledger.last_sequence = op, sequence
         out = call(*args, **kwargs) if kwargs else call(*args)
-        if outputs != VIEW:
-            if saves and grad and sequence != ledger.sequence:  # a node was made since the last operator
-                ledger.sequence = sequence
-                if id(func) not in node_names.done:
-                    node_names.watch(func, out, sequence)
-            if isinstance(out, Tensor):
-                ledger.see(out, sequence, fresh=outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args)))
-            elif isinstance(out, (tuple, list)):
-                for each in out:
-                    if isinstance(each, Tensor):
-                        fresh = outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(each, args))
-                        ledger.see(each, sequence, fresh=fresh)
+        if saves and op is not None and sequence != ledger.sequence:  # a node was made since the last operator
+            ledger.sequence = sequence
+            if id(func) not in node_names.done:
+                node_names.watch(func, out, sequence)
+        if isinstance(out, Tensor):
+            ledger.see(out, sequence, outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args)))
+        elif isinstance(out, (tuple, list)):
+            for each in out:
+                if isinstance(each, Tensor):
+                    ledger.see(each, sequence, outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(each, args)))
         return out
 
     def see(self, out: Tensor, sequence: int, outputs: int, args: tuple[Any, ...]) -> None:
         """Account for one output of an operator; ``outputs`` is what `outputs_of` says of it."""
         if outputs != VIEW:
             fresh = outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args))
-            self.ledger.see(out, sequence, fresh=fresh)
+            self.ledger.see(out, sequence, fresh)
 
 
 def outputs_of(func: Any) -> int:
