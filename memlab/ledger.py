@@ -55,6 +55,7 @@ class SavedLedger:
         self.blind: set[str] = set()
         self._storages = storages
         self._where = where
+        self._attributes = where or storages is not None  # else only bytes are asked for, and bytes are cheap
         self._places = Places() if modules else None
         self._files = origins.UserFiles(ignore) if ignore else origins.USER_FILES
         self._current = 0
@@ -96,8 +97,8 @@ class SavedLedger:
 
     def _enter(self, tensor: Tensor, key: int, nbytes: int, kind: str | None) -> None:
         frame = sys._getframe(2)
-        sequence = _sequence_nr()
-        op = self._op(frame, sequence)
+        sequence = _sequence_nr() if self._attributes else 0
+        op = self._op(frame, sequence) if self._attributes else None
         index = self._origin(nbytes, kind or self._kind(tensor, key, sequence, op), tensor, op, frame)
         self._entries[key] = index | self.step << STEP_BITS if self.step else index
         self._alive[index] += 1
@@ -108,14 +109,17 @@ class SavedLedger:
             self._storages.wait(self, key, sequence)
 
     def _share(self, tensor: Tensor, key: int) -> int:
-        frame = sys._getframe(2)
-        sequence = _sequence_nr()
-        op = self._op(frame, sequence)
-        first = self._origins[self._entries[key] & INDEX_MASK]
+        index = self._entries[key] & INDEX_MASK
         self._serial += 1
         token = key | self._serial << KEY_BITS
-        self._shares[token] = self._origin(first.bytes, first.kind, tensor, op, frame)
         self._more[key] = self._more.get(key, 0) + 1
+        if not self._attributes:
+            self._shares[token] = index
+            return token
+        frame, first = sys._getframe(2), self._origins[index]
+        sequence = _sequence_nr()
+        op = self._op(frame, sequence)
+        self._shares[token] = self._origin(first.bytes, first.kind, tensor, op, frame)
         if op is None and self._storages is not None:
             self._storages.wait(self, token, sequence)
         return token

@@ -30,6 +30,7 @@ from memlab.probes.history import _RecordingMode
 from memlab.snapshots import content, layout, merge, page, pickles, replay, summary
 from memlab.snapshots.pickles import NotASnapshot
 from memlab.snapshots.timeline import timeline
+from memlab.stacks import is_own
 from memlab.storage_history import MOST_NODES, StorageHistory
 from memlab.storage_ledger import StorageLedger
 
@@ -164,7 +165,7 @@ def test_what_backward_allocates_has_the_frames_of_its_forward_operator(recorded
             assert [frame["name"] for frame in event["frames"]][:2] == ["forward", "_call_impl"]
     assert found == {node: {line} for node, line in expected.items()}
     assert all(event["frames"] for event in events_of(taken))
-    assert not any("memlab/" in frame["filename"] for event in events_of(taken) for frame in event["frames"])
+    assert not any(is_own(frame["filename"]) for event in events_of(taken) for frame in event["frames"])
 
 
 def test_categories_add_up_to_the_closed_form(recorded):
@@ -682,3 +683,11 @@ def test_the_page_on_the_allocator_is_true():
     exec(text.split("```python")[1].split("```")[0], {})
     named = set(re.findall(r"`(\w+\.py)`", text))
     assert named <= {path.name for path in Path(memlab.allocator.__file__).parent.iterdir()}
+
+
+@pytest.mark.parametrize("file", ["/home/me/torch/train.py", "C:\\memlab\\train.py", "/memlab/tests/test_it.py"])
+def test_a_folder_called_like_a_library_is_the_users(file):
+    inside = [{"filename": "/opt/site-packages/torch/nn/modules/linear.py", "line": 3, "name": "forward"}]
+    inside += [{"filename": "/src/pytorch/torch/_ops.py", "line": 4, "name": "__call__"}]
+    inside += [{"filename": "/src/memlab/memlab/probes/storages.py", "line": 5, "name": "__torch_dispatch__"}]
+    assert summary.where([*inside, {"filename": file, "line": 7, "name": "step"}]) == f"{file}:7"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,12 @@ from memlab.snapshots.layout import Inconsistent
 from memlab.snapshots.replay import Outcome
 
 TOP = 5
-_LIBRARIES = ("/torch/", "\\torch\\", "<frozen ", "/memlab/")
+# Files come from anybody's machine: a folder that happens to be called torch or memlab is not the library.
+_LIBRARY = re.compile(
+    r"^<frozen |[/\\](site|dist)-packages[/\\](torch|memlab)[/\\]"
+    r"|[/\\]torch[/\\](nn|autograd|optim|utils|cuda|amp|fx|distributed|_\w+)[/\\.]"
+    r"|[/\\]memlab[/\\](probes|guard|tracing|measure|child|watching)[/\\.]"
+)
 _NATIVE = ("??", "")
 
 
@@ -167,7 +173,7 @@ def _top(blocks: list[Block]) -> dict[str, tuple[int, int]]:
 def where(frames: Any) -> str:
     """Return the innermost source line outside libraries, as ``file:line``; the innermost Python line without one."""
     python = [each for each in content.frames(frames) if each.filename not in _NATIVE and each.line > 0]
-    users = (each for each in python if not any(part in each.filename for part in _LIBRARIES))
+    users = (each for each in python if not _LIBRARY.search(each.filename))
     chosen = next(users, python[0] if python else None)
     return f"{chosen.filename}:{chosen.line}" if chosen is not None else "unknown"
 
