@@ -406,6 +406,40 @@ def test_teardown(breaks): pass
     result.stdout.no_fnmatch_line("limit_saved:*")
 
 
+def test_anyio_s_tests_are_measured_while_they_await(project):
+    code = """
+import anyio
+pytestmark = pytest.mark.anyio
+
+@pytest.fixture
+def anyio_backend(): return "asyncio"
+
+async def later(x=None):
+    await anyio.sleep(0)
+    loss = forward(x)
+    await anyio.sleep(0)
+    return loss
+
+@pytest.mark.limit_saved(1024, exact=True)
+@pytest.mark.no_graph_left
+async def test_at(x): (await later(x)).backward()
+
+@pytest.mark.limit_saved(1023)
+async def test_below(x): await later(x)
+
+@pytest.mark.limit_growth(0)
+async def test_clean(x): (await later(x)).backward()
+
+@pytest.mark.limit_growth(0)
+async def test_leaks(): KEPT.append(await later())
+"""
+    result = project(code, "-p", "anyio")
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(
+        ["limit_saved: 1,024 B saved for backward, 1 B over*", "limit_growth: *left behind by each run*"]
+    )
+
+
 def test_other_hooks_modes_and_threads(project):
     code = """
 import threading
