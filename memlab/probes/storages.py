@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memlab import node_names
 from memlab.allocator import Allocator
+from memlab.origins import storage_key
 from memlab.storage_ledger import CLONE, StorageLedger
 
 # What an operator's outputs are, by its schema: storages of its own, views of its inputs, the inputs it writes to; or
@@ -109,14 +110,7 @@ def _outputs_of(func: Any) -> int:
 
 
 def _is_alias(out: Tensor, args: tuple[Any, ...]) -> bool:
-    return any(isinstance(each, Tensor) and _key(each) == _key(out) for each in args)
-
-
-def _key(tensor: Tensor) -> int | None:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
-        return None
+    return any(isinstance(each, Tensor) and storage_key(each) == storage_key(out) for each in args)
 
 
 class Storages:
@@ -161,7 +155,7 @@ class Storages:
 
     def _mark(self, kind: str) -> Any:
         def mark(module: Module, name: str, tensor: object) -> None:
-            if isinstance(tensor, torch.Tensor) and _key(tensor) is not None:
+            if isinstance(tensor, torch.Tensor) and storage_key(tensor) is not None:
                 self.ledger.mark(tensor, kind)
 
         return mark
