@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 from torch.utils.checkpoint import _StopRecomputationError as _StopRecomputation
@@ -26,12 +25,10 @@ from memlab.lines import Origin
 _autograd = hook_stack.autograd
 _disable_hooks = _autograd._saved_tensors_hooks_disable
 _enable_hooks = _autograd._saved_tensors_hooks_enable
-_modes = torch._C._len_torch_dispatch_stack
-_NoDispatch = torch._C._DisableTorchDispatch
+_make_subclass = Tensor._make_subclass
 _PLAIN = (Tensor, Parameter)
-_OUTPUT_BITS = 12
-_OUTPUT_MASK = (1 << _OUTPUT_BITS) - 1
-_LAST_OUTPUT = _OUTPUT_MASK + VIEW  # it only names the output in an error's text
+_VERSION_BITS = 32  # what torch's own counter has
+_VERSION_MASK = (1 << _VERSION_BITS) - 1
 _lock = threading.Lock()
 _open_ledgers = 0
 
@@ -76,11 +73,11 @@ class Packed:
 
     @property
     def version(self) -> int:
-        return self.state >> _OUTPUT_BITS
+        return self.state & _VERSION_MASK
 
     @property
     def output(self) -> int:
-        return (self.state & _OUTPUT_MASK) + VIEW
+        return (self.state >> _VERSION_BITS) + VIEW
 
     @property
     def counted(self) -> tuple[SavedLedger, int] | None:
@@ -201,29 +198,26 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
         packed = Packed()
         packed.account = None  # __del__ runs even when what follows raises
         if only is None:
-            packed.count_in([(each, k) for each in ledgers if each.recording and (k := each.add(tensor)) is not None])
+            pairs = []
+            for each in ledgers:
+                if each.recording and (key := each.add(tensor)) is not None:
+                    pairs.append((each, key))
+            packed.count_in(pairs)
         elif only.recording and (key := only.add(tensor)) is not None:
             packed.account, packed.held = only, key
         # Autograd's own SavedVariable keeps an own output detached too: keeping the tensor itself would make a cycle.
-        packed.value = _detach(tensor)
-        output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else min(tensor.output_nr, _LAST_OUTPUT)
-        packed.state = (tensor._version << _OUTPUT_BITS) | (output - VIEW)
+        # _make_subclass detaches, with all modes off: none, ours or the user's, sees an operator the user did not call.
+        packed.value = _make_subclass(Tensor, tensor) if type(tensor) in _PLAIN else tensor.detach()
+        output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else tensor.output_nr
+        packed.state = (output - VIEW) << _VERSION_BITS | tensor._version
         return packed
 
     return pack, _unpack
 
 
-def _detach(tensor: Tensor) -> Tensor:
-    """Detach without any mode, ours or the user's, seeing an operator that the user did not call."""
-    if type(tensor) in _PLAIN and _modes():
-        with _NoDispatch():
-            return tensor.detach()
-    return tensor.detach()
-
-
 def _unpack(packed: Packed) -> Tensor:
     tensor: Tensor = packed.value
-    if tensor._version != packed.state >> _OUTPUT_BITS:
+    if tensor._version != packed.state & _VERSION_MASK:
         raise RuntimeError(in_place_text(packed))
     return tensor
 

@@ -96,7 +96,10 @@ class SavedLedger:
         return key
 
     def _enter(self, tensor: Tensor, key: int, nbytes: int, kind: str | None) -> None:
-        frame = sys._getframe(2)
+        try:
+            frame: FrameType | None = sys._getframe(3)  # what called into C++
+        except ValueError:  # a thread of the autograd engine
+            frame = None
         sequence = _sequence_nr() if self._attributes else 0
         op = self._op(frame, sequence) if self._attributes else None
         index = self._origin(nbytes, kind or self._kind(tensor, key, sequence, op), tensor, op, frame)
@@ -116,17 +119,20 @@ class SavedLedger:
         if not self._attributes:
             self._shares[token] = index
             return token
-        frame, first = sys._getframe(2), self._origins[index]
-        sequence = _sequence_nr()
+        try:
+            frame: FrameType | None = sys._getframe(3)
+        except ValueError:
+            frame = None
+        first, sequence = self._origins[index], _sequence_nr()
         op = self._op(frame, sequence)
         self._shares[token] = self._origin(first.bytes, first.kind, tensor, op, frame)
         if op is None and self._storages is not None:
             self._storages.wait(self, token, sequence)
         return token
 
-    def _op(self, frame: FrameType, sequence: int) -> Any:
+    def _op(self, frame: FrameType | None, sequence: int) -> Any:
         """Return what the tensor is saved for: an operator that has run, who saves it if none does, None if unknown."""
-        name = origins.saver(frame.f_back)
+        name = origins.saver(frame)
         if name is not None:
             if name == "CompiledFunctionBackward":
                 self.blind.add("what a compiled region keeps has the line and module of its call, not those inside it")
@@ -135,7 +141,7 @@ class SavedLedger:
             return None
         return self._storages.op_that_ran(sequence)
 
-    def _origin(self, nbytes: int, kind: str, tensor: Tensor, op: Any, frame: FrameType) -> int:
+    def _origin(self, nbytes: int, kind: str, tensor: Tensor, op: Any, frame: FrameType | None) -> int:
         code, instruction = origins.user_code(frame, self._files) if self._where else NO_CODE
         place = None
         if self._places is not None and (call := origins.module_call(frame)) is not None:

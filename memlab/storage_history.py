@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from memlab.allocator import Allocator
+from memlab.card_ledger import CardLedger
 from memlab.origins import module_storages, op_name
 from memlab.stacks import BackwardStack, Frames, Stack, Stacks
-from memlab.storage_ledger import Made, StorageLedger
+from memlab.storage_ledger import Made
 
 UNKNOWN = "unknown"
 # From torch 2.13 on, nodes that Python has seen are freed recursively; this many of them do not fill a thread's stack.
@@ -67,14 +68,14 @@ class Sighting(NamedTuple):
     birth: Birth
 
 
-class StorageHistory(StorageLedger):
-    """A `StorageLedger` that remembers where the newest ``max_entries`` allocations come from.
+class StorageHistory(CardLedger):
+    """A `CardLedger` that remembers where the newest ``max_entries`` allocations come from.
 
     Args:
         card: the simulated card; its events get the stacks.
         max_entries: events that are kept, as in torch.cuda.memory._record_memory_history().
         real: storages on CUDA devices are not put on the card, but noted with their addresses.
-        keep_peak: as of `StorageLedger`.
+        keep_peak: as of `CardLedger`.
     """
 
     def __init__(self, card: Allocator, max_entries: int, *, real: bool, keep_peak: bool = False) -> None:
@@ -132,10 +133,10 @@ class StorageHistory(StorageLedger):
         self._trace.context = Birth(self._op, self._stack)
         return super().take(nbytes)
 
-    def _enter(self, storage: torch.UntypedStorage, key: int, sequence: int) -> None:
+    def _enter(self, storage: torch.UntypedStorage, key: int, sequence: int, op: Any) -> None:
         self._entering_real = self._real and storage.device.type == "cuda"
         try:
-            super()._enter(storage, key, sequence)
+            super()._enter(storage, key, sequence, op)
         finally:
             real, self._entering_real = self._entering_real, False
         if real:

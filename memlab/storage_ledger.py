@@ -1,11 +1,10 @@
 """The live account of tensor storages: up when an operator creates one, down when its last reference goes.
 
-Works as `memlab.ledger` does: a release is only appended to a deque, and settled before the next entry and reading.
+A creation and a release are only appended to a deque, and settled, in their order, before the next reading.
 """
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections import Counter, deque
 from threading import RLock
@@ -15,23 +14,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from memlab import origins
-from memlab.allocator import Allocator, OutOfMemory
+from memlab.allocator import Allocator
 
 CLONE = torch.ops.aten.clone.default
+MANY = 256  # events that may wait; more of these objects would let Python collect garbage more often
 
 
 class Made(weakref.ref[torch.UntypedStorage]):
     """A storage that was created here; it is alive as long as this weak reference is."""
 
-    __slots__ = ("address", "bytes", "counted", "key", "kind", "origin", "sequence")
+    __slots__ = ("address", "booked", "bytes", "counted", "key", "kind", "op", "origin", "sequence")
 
-    address: int
+    address: int  # on the card
+    booked: bool  # its creation is in the account; what is still to come is its end
     bytes: int
     counted: bool
     key: int
     kind: str | None
-    origin: tuple[Any, CodeType | None, int]
+    op: Any
+    origin: tuple[CodeType | None, int]
     sequence: int
 
 
@@ -42,16 +43,11 @@ class Names(Protocol):
 
 
 class StorageLedger:
-    """Tensor storages created here and still alive, in bytes; with a simulated ``card``, also allocated on it.
+    """Tensor storages created here and still alive, in bytes."""
 
-    With ``keep_peak`` it remembers which storages its peak was made of, and their source lines.
-    """
+    card: Allocator | None = None
 
-    def __init__(self, card: Allocator | None = None, *, keep_peak: bool = False) -> None:
-        self.card = card
-        self._keep_peak = keep_peak
-        self._at_peak: tuple[int, list[Made]] = (-1, [])
-        self.running: Any = None  # the operator
+    def __init__(self) -> None:
         self.last_op: Any = None  # but no clone; None, if it ran with autograd off
         self.last_sequence = -1
         self.sequence = -1  # how many nodes there were at the last operator
@@ -60,12 +56,20 @@ class StorageLedger:
         self.blind: set[str] = set()
         self._current = 0
         self._peak = 0
-        self._live: dict[int, Made] = {}
-        self._released: deque[Made] = deque()
+        self._live: dict[int, Made] = {}  # and some that are dead, until they are settled
+        self._events: deque[Made] = deque()  # each storage when it is created, and again when it is released
+        self._note = self._events.append  # atomic; a finalizer that waited for a lock could wait for ever
         self._lock = RLock()
 
-    def name_waiting(self, op: Any, sequence: int) -> None:
-        """An operator is about to run (None: with autograd off): what waits was saved for it. Hot path.
+    def runs(self, op: Any, sequence: int, grad: bool) -> None:
+        """An operator is about to run, ``grad`` says whether with autograd on. Hot path."""
+        if self.waiting:
+            self._name_waiting(op if grad else None, sequence)
+        if op is not CLONE:
+            self.last_op, self.last_sequence = op if grad else None, sequence
+
+    def _name_waiting(self, op: Any, sequence: int) -> None:
+        """Tell what waits that it was saved for this operator, or for none that is seen (None). Hot path.
 
         A node takes the next sequence number when it is made, saves its inputs, lets its operator run, saves outputs.
         So what was saved since the last operator, at the number that holds now, was saved for this one. With autograd
@@ -92,8 +96,8 @@ class StorageLedger:
             self._waits_at = sequence
         self.waiting.append((ledger, token))
 
-    def see(self, tensor: Tensor, sequence: int, fresh: bool) -> None:
-        """Account for an operator's output; ``fresh`` when it is a storage of its own. Hot path.
+    def see(self, tensor: Tensor, sequence: int, fresh: bool, op: Any = None) -> None:
+        """Account for an output of the operator ``op``; ``fresh`` when it is a storage of its own. Hot path.
 
         Raises:
             torch.OutOfMemoryError: a simulated card cannot hold it; the text is the caching allocator's.
@@ -103,72 +107,55 @@ class StorageLedger:
         except NotImplementedError:
             self.blind.add(f"tensors of layout {tensor.layout} have no single storage and are not counted")
             return
-        if self._released:
-            self.settle()
         key = storage._cdata
         made = self._live.get(key)
         if made is not None:
-            made.sequence = sequence
-            if not fresh and made.bytes != storage.nbytes():
-                with self._lock:
+            if made() is not None:
+                made.sequence = sequence
+                if not fresh and made.bytes != storage.nbytes():
                     self._resize(made, storage.nbytes())
-        elif fresh:
-            with self._lock:
-                self._enter(storage, key, sequence)
+                return
+            self._live.pop(key, None)  # its address is used again
+        if fresh:
+            self._enter(storage, key, sequence, op)
 
-    def _enter(self, storage: torch.UntypedStorage, key: int, sequence: int) -> None:
-        nbytes = storage.nbytes()
-        address = self.take(nbytes)
-        made = Made(storage, self._released.append)
-        made.key, made.bytes, made.address = key, nbytes, address
-        made.kind, made.sequence, made.counted = None, sequence, True
-        if self._keep_peak:
-            made.origin = (self.running, *origins.user_code(sys._getframe(3)))
+    def _enter(self, storage: torch.UntypedStorage, key: int, sequence: int, op: Any) -> None:
+        made = Made(storage, self._note)
+        made.key, made.bytes, made.sequence = key, storage.nbytes(), sequence
+        made.kind, made.counted, made.booked = None, True, False
         self._live[key] = made
-        self._current += nbytes
-        if self._current > self._peak:
-            self._peak = self._current
+        self._note(made)
+        if len(self._events) > MANY:
+            self.settle()
 
     def _resize(self, made: Made, nbytes: int) -> None:
-        # The real allocator gives the new block before it takes the old one back (resize_bytes_cuda).
-        address = self.take(nbytes)
-        self.give_back(made.address)
-        if made.counted:
-            self._current += nbytes - made.bytes
-        self._peak = max(self._peak, self._current)
-        made.bytes, made.address = nbytes, address
-
-    def take(self, nbytes: int) -> int:
-        """Allocate on the card and return the address; without a card, 0.
-
-        Raises:
-            torch.OutOfMemoryError: it does not fit.
-        """
-        if self.card is None:
-            return 0
-        try:
-            return self.card.malloc(nbytes)
-        except OutOfMemory as error:
-            raise torch.OutOfMemoryError(str(error)) from None
-
-    def give_back(self, address: int) -> None:
-        """Free on the card what `take` has returned."""
-        if self.card is not None and address:
-            self.card.free(address)
+        with self._lock:
+            self.settle()
+            if made.counted:
+                self._current += nbytes - made.bytes
+                self._peak = max(self._peak, self._current)
+            made.bytes = nbytes
 
     def settle(self) -> None:
-        """Account for the storages that were released since the last time."""
-        released = self._released
+        """Account for what was created and released since the last time, in that order."""
         with self._lock:
-            if self._keep_peak and released and self._at_peak[0] < self._current == self._peak:
-                self._at_peak = self._current, list(self._live.values())
-            while released:
-                made = released.popleft()
-                if self._live.get(made.key) is made:
-                    del self._live[made.key]
-                if made.counted:
-                    self._current -= made.bytes
-                self.give_back(made.address)
+            self._book(self._events)
+
+    def _book(self, events: deque[Made]) -> None:
+        live, current, peak = self._live, self._current, self._peak
+        while events:
+            made = events.popleft()
+            if not made.booked:
+                made.booked = True
+                current += made.bytes
+                if current > peak:
+                    peak = current
+                continue
+            if live.get(made.key) is made:
+                del live[made.key]
+            if made.counted:
+                current -= made.bytes
+        self._current, self._peak = current, peak
 
     def seal(self) -> None:
         """Count what is alive now as there before: as given, and no longer in `bytes`."""
@@ -178,10 +165,9 @@ class StorageLedger:
         self._current = self._peak = 0
 
     def made(self, key: int) -> Made | None:
-        """Return the record of the storage with this key if it was created here and is alive."""
-        if self._released:
-            self.settle()
-        return self._live.get(key)
+        """Return the record of the storage with this key if it was created here and is alive. Hot path."""
+        made = self._live.get(key)
+        return None if made is None or made() is None else made
 
     def mark(self, tensor: Tensor, kind: str) -> None:
         """Remember that ``tensor``'s storage is a parameter or a buffer."""
@@ -208,14 +194,8 @@ class StorageLedger:
 
     @property
     def at_peak(self) -> list[tuple[int, str, str]]:
-        """What `peak` was made of, largest first: (bytes, operator, source line); empty unless ``keep_peak``."""
-        self.settle()
-        if not self._keep_peak:
-            return []
-        peak, live = self._at_peak
-        made = list(self._live.values()) if peak < self._peak else live
-        told = [(m.bytes, origins.op_name(m.origin[0]), origins.describe(*m.origin[1:])) for m in made if m.counted]
-        return sorted(told, key=lambda each: -each[0])
+        """What `peak` was made of, largest first: (bytes, operator, source line); empty where it is not kept."""
+        return []
 
     @property
     def sizes(self) -> list[int]:

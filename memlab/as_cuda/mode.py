@@ -13,8 +13,8 @@ from memlab.as_cuda.gpu import Gpu
 from memlab.as_cuda.scratch import scratch
 from memlab.as_cuda.temporaries import KERNELS, aten
 from memlab.as_cuda.workspaces import PRODUCTS, in_backward, workspace_bytes
+from memlab.card_ledger import CardLedger
 from memlab.probes.storages import FRESH, Mode, outputs_of
-from memlab.storage_ledger import CLONE, StorageLedger
 
 _sequence_nr = torch._C._autograd._get_sequence_nr
 STAND_INS: dict[Any, Any] = {**attention.STAND_INS, **norms.STAND_INS, **cells.STAND_INS}
@@ -31,7 +31,9 @@ class CudaMode(Mode):
         before_backward: called before the first operator of each backward.
     """
 
-    def __init__(self, ledger: StorageLedger, gpu: Gpu) -> None:
+    ledger: CardLedger
+
+    def __init__(self, ledger: CardLedger, gpu: Gpu) -> None:
         super().__init__(ledger)
         self.gpu = gpu
         self.workspaces: dict[str, int] = {}
@@ -51,10 +53,7 @@ class CudaMode(Mode):
         if self.before_backward is not None:
             self._look(self.before_backward)
         ledger, sequence, grad = self.ledger, _sequence_nr(), torch.is_grad_enabled()
-        if ledger.waiting:
-            ledger.name_waiting(func if grad else None, sequence)
-        if func is not CLONE:
-            ledger.last_op, ledger.last_sequence = func if grad else None, sequence
+        ledger.runs(func, sequence, grad)
         call: Any = STAND_INS.get(func) or (norms.HALF_STAND_INS.get(func) if _any_half(args) else None) or func
         out = call(*args, **(kwargs or {}))
         self._see(func, out, args, sequence)
@@ -67,12 +66,12 @@ class CudaMode(Mode):
         outputs = FRESH if func is aten.lift_fresh.default else outputs_of(func)
         if isinstance(out, Tensor):
             if not (out.dim() == 0 and optimizers.on_host()):
-                self.see(out, sequence, outputs, args)
+                self.see(func, out, sequence, outputs, args)
         elif isinstance(out, (tuple, list)):
             host = HOST_OUTPUTS.get(func, ())
             for index, each in enumerate(out):
                 if isinstance(each, Tensor) and index not in host:
-                    self.see(each, sequence, outputs, args)
+                    self.see(func, each, sequence, outputs, args)
 
     def _look(self, before_backward: Callable[[], None]) -> None:
         task = torch._C._current_graph_task_id()

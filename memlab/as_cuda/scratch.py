@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from memlab.storage_ledger import StorageLedger
+from memlab.card_ledger import CardLedger
 
 
 class Scratch:
     """What one kernel has taken from the card so far."""
 
-    def __init__(self, ledger: StorageLedger) -> None:
+    def __init__(self, ledger: CardLedger) -> None:
         self._ledger = ledger
         self._held: list[int] = []
 
@@ -38,7 +38,7 @@ class Scratch:
 
 
 @contextmanager
-def scratch(ledger: StorageLedger) -> Iterator[Scratch]:
+def scratch(ledger: CardLedger) -> Iterator[Scratch]:
     """Yield a kernel's scratch memory; all of it is free afterwards, also after an OutOfMemoryError."""
     used = Scratch(ledger)
     try:

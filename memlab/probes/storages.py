@@ -17,13 +17,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memlab import node_names
 from memlab.allocator import Allocator
+from memlab.card_ledger import CardLedger
 from memlab.origins import storage_key
 from memlab.storage_ledger import CLONE, StorageLedger
 
 # What an operator's outputs are, by its schema: storages of its own, views of its inputs, the inputs it writes to; or
 # not known, for operators outside aten that may break their schema's promise.
 FRESH, VIEW, WRITTEN, DOUBTFUL = range(4)
-_known: dict[int, tuple[Any, Any, int]] = {}  # by id, for an operator's own hash is Python code; kept, so ids stay
+# What to call for an operator, by its id, for its own hash is Python code. Half of all operators that run are views:
+# they make no storage, and their nodes save sizes, no tensors.
+_views: dict[int, Any] = {}
+_makers: dict[int, tuple[Any, int]] = {}
+_kept: list[Any] = []  # so that ids stay
 _sequence_nr = torch._C._autograd._get_sequence_nr
 _grad_enabled = torch.is_grad_enabled
 _watched = node_names.watched
@@ -50,49 +55,52 @@ class Mode(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        known = _known.get(id(func))
-        if known is None:
-            known = _known[id(func)] = (func, _call_of(func), _outputs_of(func))
-        _, call, outputs = known
-        if outputs == VIEW:  # half of all operators: they make no storage, and their nodes save sizes, no tensors
+        number = id(func)
+        call = _views.get(number)
+        if call is not None:
             return call(*args, **kwargs) if kwargs else call(*args)
-        ledger = self.ledger
-        sequence = _sequence_nr()
-        op = func if _grad_enabled() else None
+        known = _makers.get(number)
+        if known is None:
+            outputs_of(func)
+            return Mode.__torch_dispatch__(self, func, types, args, kwargs)
+        call, outputs = known
+        ledger, sequence, grad = self.ledger, _sequence_nr(), _grad_enabled()
         if _watched:
             node_names.learn()
-        if ledger.waiting:
-            ledger.name_waiting(op, sequence)
-        ledger.running = func
-        saves = func is not CLONE
-        if saves:
-            ledger.last_op, ledger.last_sequence = op, sequence
+        ledger.runs(func, sequence, grad)
         out = call(*args, **kwargs) if kwargs else call(*args)
-        if saves and op is not None and sequence != ledger.sequence:  # a node was made since the last operator
+        if grad and sequence != ledger.sequence and func is not CLONE:  # a node was made since the last operator
             ledger.sequence = sequence
-            if id(func) not in node_names.done:
+            if number not in node_names.done:
                 node_names.watch(func, out, sequence)
-        if isinstance(out, Tensor):
-            ledger.see(out, sequence, outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args)))
-        elif isinstance(out, (tuple, list)):
-            for each in out:
+        if outputs == FRESH and isinstance(out, Tensor):
+            ledger.see(out, sequence, True, func)
+        else:
+            for each in out if isinstance(out, (tuple, list)) else (out,):
                 if isinstance(each, Tensor):
-                    ledger.see(each, sequence, outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(each, args)))
+                    self.see(func, each, sequence, outputs, args)
         return out
 
-    def see(self, out: Tensor, sequence: int, outputs: int, args: tuple[Any, ...]) -> None:
-        """Account for one output of an operator; ``outputs`` is what `outputs_of` says of it."""
+    def see(self, func: Any, out: Tensor, sequence: int, outputs: int, args: tuple[Any, ...]) -> None:
+        """Account for one output of the operator ``func``; ``outputs`` is what `outputs_of` says of it."""
         if outputs != VIEW:
             fresh = outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args))
-            self.ledger.see(out, sequence, fresh)
+            self.ledger.see(out, sequence, fresh, func)
 
 
 def outputs_of(func: Any) -> int:
     """Return what an operator's outputs are: FRESH, VIEW, WRITTEN or DOUBTFUL."""
-    known = _known.get(id(func))
-    if known is None:
-        known = _known[id(func)] = (func, _call_of(func), _outputs_of(func))
-    return known[2]
+    number = id(func)
+    if number in _views:
+        return VIEW
+    if number not in _makers:
+        _kept.append(func)
+        call, outputs = _call_of(func), _outputs_of(func)
+        if outputs == VIEW:
+            _views[number] = call
+            return VIEW
+        _makers[number] = call, outputs
+    return _makers[number][1]
 
 
 def _call_of(func: Any) -> Any:
@@ -132,11 +140,12 @@ class Storages:
     def __init__(
         self,
         card: Allocator | None = None,
-        mode: Callable[[StorageLedger], Any] | None = None,
+        mode: Callable[[Any], Any] | None = None,
         *,
         keep_peak: bool = False,
     ) -> None:
-        self.ledger = StorageLedger(card, keep_peak=keep_peak)
+        at_once = card is not None or keep_peak
+        self.ledger: StorageLedger = CardLedger(card, keep_peak=keep_peak) if at_once else StorageLedger()
         self._mode: Any = (mode or Mode)(self.ledger)
         self._registrations: list[Any] = []
 

@@ -1,0 +1,111 @@
+"""The storages' ledger settles late; what it says is what one that settles at every operator says, and arithmetic."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import memlab
+from memlab import storage_ledger
+from memlab.probes.storages import Storages
+
+# Create so many bytes, drop one of what is there, or let it grow in place.
+actions = st.lists(
+    st.tuples(st.sampled_from(["create", "drop", "grow"]), st.integers(0, 2000), st.integers(0, 1 << 30)), max_size=60
+)
+
+
+def perform(actions, sizes):
+    held = []
+    for action, nbytes, choice in actions:
+        if action == "create":
+            held.append(torch.empty(nbytes, dtype=torch.uint8))
+            sizes.append(nbytes)
+        elif held and action == "drop":
+            del sizes[choice % len(held)], held[choice % len(held)]
+        elif held:
+            index = choice % len(held)
+            held[index].resize_(sizes[index] + nbytes)
+            sizes[index] += nbytes
+        yield
+    held.clear()
+
+
+@settings(max_examples=60, deadline=None)
+@given(actions)
+def test_bytes_peak_and_order_are_those_of_arithmetic(actions):
+    late, at_once = Storages(), Storages(keep_peak=True)
+    peak, sizes = 0, []
+    with at_once, late:
+        for _ in perform(actions, sizes):
+            peak = max(peak, sum(sizes))
+        assert late.bytes == at_once.bytes == 0
+    assert late.peak == at_once.peak == peak
+
+
+@settings(max_examples=60, deadline=None)
+@given(actions)
+def test_reading_between_operators_changes_nothing(actions):
+    sizes = []
+    with Storages() as seen:
+        for _ in perform(actions, sizes):
+            assert seen.bytes == sum(sizes)
+            assert seen.sizes == sizes
+
+
+def test_what_waits_is_bounded():
+    with Storages() as seen:
+        for _ in range(5 * storage_ledger.MANY):
+            torch.empty(1)
+            assert len(seen.ledger._events) <= storage_ledger.MANY + 1
+            assert len(seen.ledger._live) <= storage_ledger.MANY + 1
+    assert seen.bytes == 0
+    assert seen.peak == 4
+
+
+def test_a_new_storage_at_an_old_address_is_not_the_old_one():
+    with Storages() as seen:
+        keys = set()
+        for nbytes in range(1, 100):
+            tensor = torch.empty(nbytes, dtype=torch.uint8)
+            key = tensor.untyped_storage()._cdata
+            keys.add(key)
+            assert seen.ledger.made(key).bytes == nbytes
+            del tensor
+            assert seen.ledger.made(key) is None
+    assert len(keys) < 99  # addresses were used again, or this shows nothing
+
+
+def test_two_watches_know_who_saves_without_an_operator():
+    class Keeps(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x + 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    x = torch.ones(4, requires_grad=True) * 2
+    with memlab.watch() as outer, memlab.watch() as inner:
+        kept = Keeps.apply(x)
+    assert [line.node for line in inner.saved.lines] == ["KeepsBackward"]
+    assert [line.node for line in outer.saved.lines] == ["KeepsBackward"]
+    del kept
+
+
+def test_sizes_are_in_the_order_of_creation_when_an_address_is_used_again():
+    def make(nbytes):
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    def key(tensor):
+        return tensor.untyped_storage()._cdata
+
+    with Storages() as seen:
+        before = {key(make(1)) for _ in range(50)}
+        held = [make(2), make(3)]
+        while key(held[-1]) not in before:
+            held.append(make(len(held) + 2))
+            assert len(held) < 1000, "no address was used again: this shows nothing"
+        held = held[:1] + held[-1:]
+        assert seen.sizes == [2, held[1].nbytes]
