@@ -27,9 +27,10 @@ class CardLedger(StorageLedger):
         self._at_peak: tuple[int, list[Made]] = (-1, [])
 
     def see(self, tensor: Tensor, sequence: int, fresh: bool, op: Any = None) -> None:
-        if self._events:  # what was released makes room for what comes
-            self.settle()
-        super().see(tensor, sequence, fresh, op)
+        with self._lock:  # a card has one account for all threads
+            if self._events:  # what was released makes room for what comes
+                self.settle()
+            super().see(tensor, sequence, fresh, op)
 
     def _enter(self, storage: torch.UntypedStorage, key: int, sequence: int, op: Any) -> None:
         nbytes = storage.nbytes()
@@ -40,10 +41,9 @@ class CardLedger(StorageLedger):
         made.address = address
         if self._keep_peak:
             made.op, made.origin = op, origins.user_code(sys._getframe(3))
-        with self._lock:
-            self._live[key] = made
-            self._current += nbytes
-            self._peak = max(self._peak, self._current)
+        self._live[key] = made
+        self._current += nbytes
+        self._peak = max(self._peak, self._current)
 
     def _resize(self, made: Made, nbytes: int) -> None:
         # The real allocator gives the new block before it takes the old one back (resize_bytes_cuda).

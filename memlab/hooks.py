@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -113,8 +114,22 @@ def open_ledger(ledger: SavedLedger) -> None:
 
 def close_ledger(ledger: SavedLedger) -> None:
     """Stop recording and take this ledger's hooks off, wherever they are in the stack."""
-    global _open_ledgers
     ledger.recording = False
+    _leave(ledger)
+
+
+@contextmanager
+def opened_in_thread(ledger: SavedLedger) -> Iterator[None]:
+    """Let a ledger that is open in another thread see this one, too."""
+    open_ledger(ledger)
+    try:
+        yield
+    finally:
+        _leave(ledger)
+
+
+def _leave(ledger: SavedLedger) -> None:
+    global _open_ledgers
     _thread.ledgers = tuple(each for each in _thread.ledgers if each is not ledger)
     _remove_pair_of(ledger)
     with _lock:

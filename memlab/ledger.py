@@ -109,7 +109,7 @@ class SavedLedger:
         if self._current > self._peak:
             self._peak = self._current
         if op is None and self._storages is not None:
-            self._storages.wait(self, key, sequence)
+            self._storages.here.operators.wait(self, key, sequence)
 
     def _share(self, tensor: Tensor, key: int) -> int:
         index = self._entries[key] & INDEX_MASK
@@ -127,7 +127,7 @@ class SavedLedger:
         op = self._op(frame, sequence)
         self._shares[token] = self._origin(first.bytes, first.kind, tensor, op, frame)
         if op is None and self._storages is not None:
-            self._storages.wait(self, token, sequence)
+            self._storages.here.operators.wait(self, token, sequence)
         return token
 
     def _op(self, frame: FrameType | None, sequence: int) -> Any:
@@ -139,7 +139,7 @@ class SavedLedger:
             return name
         if self._storages is None:
             return None
-        return self._storages.op_that_ran(sequence)
+        return self._storages.here.operators.op_that_ran(sequence)
 
     def _origin(self, nbytes: int, kind: str, tensor: Tensor, op: Any, frame: FrameType | None) -> int:
         code, instruction = origins.user_code(frame, self._files) if self._where else NO_CODE

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 Heard = Callable[[], None]
 
@@ -16,7 +17,7 @@ _here = _Here()
 
 
 def step() -> None:
-    """Say that a step of your loop has ended; it does nothing unless a watch or a trace is open in this thread.
+    """Say that a step of your loop has ended; it does nothing unless a watch or a trace sees this thread.
 
     Inside `memlab.watch`, what is saved from now on carries the next number. Under ``memlab trace`` it is where the
     steps end, whatever else could be taken for one.
@@ -25,10 +26,11 @@ def step() -> None:
         hear()
 
 
-def listen(hear: Heard) -> None:
+@contextmanager
+def heard_by(hear: Heard) -> Iterator[None]:
     """Let ``hear`` be called at every `step` of this thread."""
     _here.heard = (*_here.heard, hear)
-
-
-def stop_listening(hear: Heard) -> None:
-    _here.heard = tuple(each for each in _here.heard if each != hear)
+    try:
+        yield
+    finally:
+        _here.heard = tuple(each for each in _here.heard if each is not hear)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from memlab import graph, stepping, trend
+from memlab import graph, stepping, threads, trend
 from memlab.allocator import Allocator
 from memlab.cards import Card
 from memlab.ownership.growing import growing
@@ -20,7 +20,9 @@ from memlab.probes.storages import Storages
 
 
 class Watch:
-    """Measures the block under ``with`` in the thread that opened it, without disturbing it; its numbers stay live.
+    """Measures the block under ``with``, without disturbing it; its numbers stay live.
+
+    That is the thread that opened it, and every ``threading.Thread`` that is started in the block.
 
     Attributes:
         saved: the `Saved` probe: ``bytes``, ``peak``, ``exclusive``, ``lines``, ``by(...)``.
@@ -64,13 +66,22 @@ class Watch:
             for probe in (self._storages, self.card, self.saved):
                 if probe is not None:
                     stack.enter_context(probe)
-            stepping.listen(self.step)
-            stack.callback(stepping.stop_listening, self.step)
+            stack.enter_context(stepping.heard_by(self.step))
+            stack.enter_context(threads.followed(self._in_thread))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    @contextmanager
+    def _in_thread(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for probe in (self._storages, self.saved):
+                if probe is not None:
+                    stack.enter_context(probe.opened_in_thread())
+            stack.enter_context(stepping.heard_by(self.step))
+            yield
 
     def step(self) -> None:
         """Say that a new step begins: lines saved from now on carry its number."""

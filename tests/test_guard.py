@@ -481,7 +481,7 @@ def test_checkpoint(x): checkpoint(torch.exp, x, use_reentrant=False).sum().back
 @pytest.mark.limit_growth(0, steps=2, warmup=1)
 def test_compiled(x): torch.compile(lambda x: x.exp().sum(), backend="aot_eager")(x).backward()
 
-@pytest.mark.limit_saved(0)
+@pytest.mark.limit_saved(1024, exact=True)
 def test_threads(x):
     thread = threading.Thread(target=forward)
     thread.start(); thread.join()
@@ -492,8 +492,6 @@ def test_threads(x):
         [
             "noticed: test_it.py::test_compiled",
             "  what a compiled region allocates and frees inside is not seen: peaks leave it out",
-            "noticed: test_it.py::test_threads",
-            "  what other threads do is not seen: the body started 1",
         ]
     )
 

@@ -496,3 +496,48 @@ def test_what_stores_into_a_name(tmp_path):
     ]
     assert [place for place, _ in stores.stored("total", f"local of train(), {file}:1")] == [f"{file}:4", f"{file}:5"]
     assert stores.stored("losses", "nowhere") == stores.stored("losses", "local of x(), gone.py:3") == []
+
+
+IN_A_THREAD = """
+import threading, torch
+
+losses, model = [], torch.nn.Linear(64, 64)
+
+def work():
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(20):
+        losses.append(model(torch.ones(32, 64)).exp().sum())
+        optimizer.step()
+    print("all steps")
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print("joined")
+"""
+
+
+def test_a_loop_in_a_thread_is_traced(trace):
+    status, out, _, seen = trace(IN_A_THREAD)
+    assert (status, seen.ended, seen.steps, seen.source) == (0, "finished", 20, "optimizer.step")
+    assert seen.grows
+    assert seen.owners[0].name == "losses"
+    assert seen.owners[0].born.endswith("train.py:9")
+    assert seen.last.saved == 20 * 32 * 64 * 4 + 32 * 64 * 4 * 20  # inputs that were made here, and exp's outputs
+    assert "joined" in out
+
+
+def test_a_thread_stops_after_so_many_steps_and_the_script_goes_on(tmp_path):
+    (tmp_path / "train.py").write_text(IN_A_THREAD)
+    command = [*PYTHON, "trace", "--steps", "5", "--json", "out.json", "train.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    seen = load(tmp_path / "out.json")
+    assert (seen.ended, seen.steps) == ("stopped", 5)
+    assert "all steps" not in done.stdout
+    assert "joined" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_line_in_a_thread_ends_steps(trace):
+    _, _, _, seen = trace(IN_A_THREAD, "--step-at", "train.py:10")
+    assert (seen.steps, seen.source) == (20, "line")

@@ -53,7 +53,7 @@ class CudaMode(Mode):
         if self.before_backward is not None:
             self._look(self.before_backward)
         ledger, sequence, grad = self.ledger, _sequence_nr(), torch.is_grad_enabled()
-        ledger.runs(func, sequence, grad)
+        ledger.here.operators.runs(func, sequence, grad)
         call: Any = STAND_INS.get(func) or (norms.HALF_STAND_INS.get(func) if _any_half(args) else None) or func
         out = call(*args, **(kwargs or {}))
         self._see(func, out, args, sequence)

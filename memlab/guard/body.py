@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
@@ -34,7 +32,6 @@ class Body:
         self.given = given_storages(item)
         self.cuda_peak: int | None = None
         self.not_checked = ""
-        self.threads = 0
         self._card = card_of(limits.card) if limits.card is not None else None
         self._device = self._cuda_device(limits)
         self.seen: Watch = watch(self._card, keep_peak=True)
@@ -61,7 +58,7 @@ class Body:
         __tracebackhide__ = True
         self._put_on_card()
         start = self._start_cuda()
-        with _count_threads(self), self.seen:
+        with self.seen:
             try:
                 yield
             except torch.OutOfMemoryError as error:
@@ -95,8 +92,6 @@ class Body:
             record.note(sentence)
         if any("compiled region" in sentence for sentence in self.seen.blind):
             record.note("what a compiled region allocates and frees inside is not seen: peaks leave it out")
-        if self.threads:
-            record.note(f"what other threads do is not seen: the body started {self.threads}")
 
 
 def _cut(error: BaseException) -> None:
@@ -106,20 +101,3 @@ def _cut(error: BaseException) -> None:
         if traceback.tb_next.tb_frame.f_code.co_filename == storages.__file__:
             traceback.tb_next = None
         traceback = traceback.tb_next
-
-
-@contextmanager
-def _count_threads(body: Body) -> Iterator[None]:
-    """Count the threads that are started inside, by any thread."""
-    start = threading.Thread.start
-
-    def counted(self: threading.Thread, *args: Any) -> None:
-        body.threads += 1
-        start(self, *args)
-
-    threading.Thread.start = counted  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if threading.Thread.start is counted:
-            threading.Thread.start = start  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 from memlab import hooks
 from memlab.ledger import SavedLedger
@@ -14,7 +15,8 @@ class Saved:
     """Bytes that autograd saves for backward in this thread while the probe is open, followed until they are released.
 
     Counts each storage once. Sees through checkpoint, ``save_on_cpu`` and any other saved-tensor hooks, nested probes
-    and double backward. It cannot see: what runs in other threads started meanwhile, what torch.func saves inside a
+    and double backward. It cannot see: other threads but for those that enter
+    `opened_in_thread`, what torch.func saves inside a
     transform, what compiled regions keep, Python numbers that autograd wraps as 0-dim tensors, and plain attributes
     that a custom Function sets on its ``ctx``. `blind` says which of these it met, where it can tell.
 
@@ -45,6 +47,10 @@ class Saved:
 
     def __exit__(self, *error: object) -> None:
         hooks.close_ledger(self.ledger)
+
+    def opened_in_thread(self) -> AbstractContextManager[None]:
+        """Let this probe, which is open in another thread, see this one, too."""
+        return hooks.opened_in_thread(self.ledger)
 
     def read(self) -> dict[str, int]:
         return {"saved": self.bytes, "saved_peak": self.peak, "saved_exclusive": self.exclusive}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from memlab import node_names
 from memlab.allocator import Allocator
 from memlab.card_ledger import CardLedger
+from memlab.operators import CLONE
 from memlab.origins import storage_key
-from memlab.storage_ledger import CLONE, StorageLedger
+from memlab.storage_ledger import StorageLedger
 
 # What an operator's outputs are, by its schema: storages of its own, views of its inputs, the inputs it writes to; or
 # not known, for operators outside aten that may break their schema's promise.
@@ -65,12 +67,13 @@ class Mode(TorchDispatchMode):
             return Mode.__torch_dispatch__(self, func, types, args, kwargs)
         call, outputs = known
         ledger, sequence, grad = self.ledger, _sequence_nr(), _grad_enabled()
+        operators = ledger.here.operators
         if _watched:
             node_names.learn()
-        ledger.runs(func, sequence, grad)
+        operators.runs(func, sequence, grad)
         out = call(*args, **kwargs) if kwargs else call(*args)
-        if grad and sequence != ledger.sequence and func is not CLONE:  # a node was made since the last operator
-            ledger.sequence = sequence
+        if grad and sequence != operators.sequence and func is not CLONE:  # a node was made since the last operator
+            operators.sequence = sequence
             if number not in node_names.done:
                 node_names.watch(func, out, sequence)
         if outputs == FRESH and isinstance(out, Tensor):
@@ -86,6 +89,21 @@ class Mode(TorchDispatchMode):
         if outputs != VIEW:
             fresh = outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args))
             self.ledger.see(out, sequence, fresh, func)
+
+
+class _ThreadMode(Mode):
+    """A `Mode` in a thread that may live on when the probe has ended."""
+
+    def __init__(self, ledger: StorageLedger, is_open: Callable[[], bool]) -> None:
+        super().__init__(ledger)
+        self._is_open = is_open
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self._is_open():
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 def outputs_of(func: Any) -> int:
@@ -125,8 +143,9 @@ class Storages:
     """Bytes of tensor storages that operators created in this thread (and in its backward) while the probe was open.
 
     Exact for what operators return. It cannot see: temporaries inside a kernel, storages made by Python code without
-    an operator (``torch.UntypedStorage(n)``, ``frombuffer``), ``untyped_storage().resize_()``, sparse layouts, other
-    threads, and allocations of compiled regions. A view keeps its whole base storage alive, and that is what counts.
+    an operator (``torch.UntypedStorage(n)``, ``frombuffer``), ``untyped_storage().resize_()``, sparse layouts, threads
+    but for those that enter `opened_in_thread`, and allocations of compiled regions. A view keeps its whole base
+    storage alive, and that is what counts.
 
     Args:
         card: a simulated card on which every storage is also allocated; where it does not fit, the operator raises
@@ -148,6 +167,7 @@ class Storages:
         self.ledger: StorageLedger = CardLedger(card, keep_peak=keep_peak) if at_once else StorageLedger()
         self._mode: Any = (mode or Mode)(self.ledger)
         self._registrations: list[Any] = []
+        self._is_open = False
 
     def __enter__(self) -> Storages:
         self._registrations = [
@@ -155,12 +175,24 @@ class Storages:
             register_module_buffer_registration_hook(self._mark("buffer")),
         ]
         self._mode.__enter__()
+        self._is_open = True
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._is_open = False
         self._mode.__exit__(*error)
         for registration in self._registrations:
             registration.remove()
+
+    @contextmanager
+    def opened_in_thread(self) -> Iterator[None]:
+        """Let this probe, which is open in another thread, see this one, too."""
+        if type(self._mode) is not Mode:
+            self.ledger.blind.add("threads that were started meanwhile are not seen under a history or as on a card")
+            yield
+            return
+        with _ThreadMode(self.ledger, lambda: self._is_open):
+            yield
 
     def _mark(self, kind: str) -> Any:
         def mark(module: Module, name: str, tensor: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -34,7 +35,7 @@ Seen = Callable[[dict[str, int]], None]
 
 
 class Recorder:
-    """Records the block under ``with``, in the thread that opened it.
+    """Records the block under ``with``, in the thread that opened it and in those that are started in the block.
 
     Args:
         card: a simulated card; None without one.
@@ -60,6 +61,7 @@ class Recorder:
         self._searched = 0.0
         self._forget()
         self._peak_live = 0
+        self._stopped = False
 
     def _forget(self) -> None:
         self.count, self.stride = 0, 1
@@ -102,7 +104,9 @@ class Recorder:
             if not last and self._may_search() and self._judge()[0]:
                 self._search()
         if self._stop_after is not None and self.count >= self._stop_after:
-            raise Stop
+            self._stopped = True
+            # A thread ends without a word at SystemExit alone.
+            raise Stop if threading.current_thread() is threading.main_thread() else SystemExit
 
     def _keep(self, point: dict[str, int]) -> None:
         if self.count % self.stride and len(self.points) > 1:
@@ -145,6 +149,8 @@ class Recorder:
     def finish(self, error: BaseException | None, machine: dict[str, str], command: list[str], code: int) -> Trace:
         """Return what was recorded. Called after the block, while ``error``'s traceback still holds what it held."""
         watch, began = self.watch, time.perf_counter()
+        if error is None and self._stopped:
+            error = Stop()
         ran = began - self._began
         if error is None:
             gc.collect()

@@ -11,7 +11,8 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
@@ -21,7 +22,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from memlab import stepping
+from memlab import stepping, threads
 
 FORWARD, BACKWARD, OPTIMIZER, TOLD, LINE = "forward", "backward", "optimizer.step", "memlab.step", "line"
 _RANK = {FORWARD: 0, BACKWARD: 1, OPTIMIZER: 2, TOLD: 3, LINE: 3}
@@ -30,7 +31,8 @@ _RANK = {FORWARD: 0, BACKWARD: 1, OPTIMIZER: 2, TOLD: 3, LINE: 3}
 class Steps:
     """Calls ``ended(source, first)`` at the end of each step; ``first`` when what was counted before counts no more.
 
-    Hears the thread that opened it only. Where several optimizers take turns, the first of them ends the step.
+    Of several threads, the one counts that made the first step of the best kind. Where several optimizers take turns,
+    the first of them ends the step.
 
     Args:
         ended: called after each step.
@@ -39,20 +41,18 @@ class Steps:
 
     def __init__(self, ended: Callable[[str, bool], None], at: tuple[Path, int] | None = None) -> None:
         self._ended, self._at = ended, at
-        self._thread, self._process = threading.get_ident(), os.getpid()
+        self._thread, self._process = 0, os.getpid()
         self._source = ""
         self._optimizer: weakref.ref[Any] | None = None
-        self._depth = 0
+        self._depths: Counter[int] = Counter()  # of calls of modules, by thread
         self._modules = ExitStack()  # hooks on every module, only as long as nothing better was seen
         self._stack = ExitStack()
 
     def __enter__(self) -> Steps:
         with ExitStack() as stack:
-            stepping.listen(self._told)
-            stack.callback(stepping.stop_listening, self._told)
-            if self._at is not None:
-                stack.enter_context(_tracing(self._at, functools.partial(self._end, LINE)))
-            else:
+            stack.enter_context(self._hearing())
+            stack.enter_context(threads.followed(self._hearing))
+            if self._at is None:
                 stack.callback(register_optimizer_step_post_hook(self._stepped).remove)
                 stack.enter_context(_after_backward(functools.partial(self._end, BACKWARD)))
                 stack.enter_context(self._modules)
@@ -60,6 +60,15 @@ class Steps:
                 self._modules.callback(register_module_forward_hook(self._leave_module, always_call=True).remove)
             self._stack = stack.pop_all()
         return self
+
+    @contextmanager
+    def _hearing(self) -> Iterator[None]:
+        """Hear what is heard in one thread only."""
+        with ExitStack() as stack:
+            stack.enter_context(stepping.heard_by(self._told))
+            if self._at is not None:
+                stack.enter_context(_tracing(self._at, functools.partial(self._end, LINE)))
+            yield
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
@@ -70,14 +79,15 @@ class Steps:
         return self._source
 
     def _end(self, source: str) -> None:
-        if threading.get_ident() != self._thread or os.getpid() != self._process:
+        if os.getpid() != self._process:
             return
+        thread = threading.get_ident()
         first = not self._source or _RANK[source] > _RANK[self._source]
         if first:
-            self._source = source
+            self._source, self._thread = source, thread
             if source != FORWARD:
                 self._modules.close()
-        if source == self._source:
+        if source == self._source and thread == self._thread:
             self._ended(source, first)
 
     def _told(self) -> None:
@@ -91,13 +101,14 @@ class Steps:
             self._end(OPTIMIZER)
 
     def _enter_module(self, module: object, args: object) -> None:
-        if not torch.compiler.is_compiling() and threading.get_ident() == self._thread:
-            self._depth += 1
+        if not torch.compiler.is_compiling():
+            self._depths[threading.get_ident()] += 1
 
     def _leave_module(self, module: object, args: object, output: object) -> None:
-        if not torch.compiler.is_compiling() and threading.get_ident() == self._thread:
-            self._depth = max(0, self._depth - 1)
-            if self._depth == 0 and sys.exc_info()[0] is None:  # a forward that failed ends no step
+        if not torch.compiler.is_compiling():
+            thread = threading.get_ident()
+            self._depths[thread] = max(0, self._depths[thread] - 1)
+            if self._depths[thread] == 0 and sys.exc_info()[0] is None:  # a forward that failed ends no step
                 self._end(FORWARD)
 
 
