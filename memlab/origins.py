@@ -19,11 +19,9 @@ from torch.nn.modules.module import Module
 
 from memlab import hook_stack
 from memlab.modules import CALL
+from memlab.stacks import is_own
 
-_LIBRARIES = tuple(
-    str(Path(path).parent) + os.sep for path in (torch.__file__, __file__) if path is not None
-)  # frames in these folders are not the user's
-_EXPERIMENTS = str(Path(__file__).parent / "experiments") + os.sep  # where a wheel has them; these are code to read
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 _CHECKPOINT = torch.utils.checkpoint.__file__
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
@@ -40,7 +38,7 @@ class UserFiles(dict[str, bool]):
         self._ignore = (ignore,) if isinstance(ignore, str) else tuple(str(each) for each in ignore)
 
     def __missing__(self, file: str) -> bool:
-        user = not file.startswith(_LIBRARIES) or file.startswith(_EXPERIMENTS)
+        user = not file.startswith(_TORCH) and not is_own(file)
         self[file] = user = user and not any(_lies_in(file, each) for each in self._ignore)
         return user
 

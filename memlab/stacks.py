@@ -21,7 +21,7 @@ Frames = list[dict[str, Any]]
 
 
 def is_own(filename: str) -> bool:
-    """Tell memlab's own files, without its experiments: what runs in them is no part of the program."""
+    """Tell memlab's own files from the program's. Experiments are a program's, wherever they lie: code to read."""
     return filename.startswith(_OWN) and not filename.startswith(_EXPERIMENTS)
 
 

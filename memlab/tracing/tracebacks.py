@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dis
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 
 import torch
 from torch.nn.modules import module as torch_module
 
-_OURS = str(Path(__file__).resolve().parent.parent) + os.sep
+from memlab.stacks import is_own
+
 _CALL = torch_module.Module._call_impl.__code__
 # With any hook, even a global one, a module's forward runs inside this function; without, in _call_impl itself.
 _INNER = next((each for each in _CALL.co_consts if isinstance(each, CodeType) and each.co_name == "inner"), None)
@@ -49,16 +48,12 @@ def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
     while traceback is not None:
         if traceback.tb_frame.f_code is _INNER and kept and not _is_hooked(kept[-1].tb_frame):
             kept[-1] = _at_plain_call(kept[-1])
-        elif not _is_ours(traceback.tb_frame.f_code.co_filename):
+        elif not is_own(traceback.tb_frame.f_code.co_filename):
             kept.append(traceback)
         traceback = traceback.tb_next
     for index, each in enumerate(kept):
         each.tb_next = kept[index + 1] if index + 1 < len(kept) else None
     return kept[0] if kept else None
-
-
-def _is_ours(file: str) -> bool:
-    return file.startswith(_OURS) and not file.startswith(_OURS + "experiments")
 
 
 def _is_hooked(call: FrameType) -> bool:
