@@ -237,12 +237,11 @@ class _Run:
 
     def _occupied(self) -> dict[str, int]:
         """What the card holds now, in absolute bytes."""
+        stats = torch.cuda.memory_stats(self.device) if self.card is None else self.card.memory_stats()
+        numbers = cuda_probe.numbers(stats)
+        occupied = {name: numbers[name] for name in ("allocated", "reserved", "active", "inactive_split")}
         if self.card is not None:
-            return {"allocated": self.card.allocated, "reserved": self.card.reserved}
-        occupied = {
-            "allocated": torch.cuda.memory_allocated(self.device),
-            "reserved": torch.cuda.memory_reserved(self.device),
-        }
+            return occupied
         with suppress(Unavailable), Nvml(self.device) as nvml:
             occupied |= nvml.read()
         return occupied

@@ -38,8 +38,9 @@ class Finding:
         bill: the closed form's lines at the last step: ``{probe: {what: [count, bytes of each]}}``.
         sources: ``{column: "measured" | "simulated" | why it is missing}``.
         card: bytes of the card, None without a limit.
-        base: absolute bytes before the first step: ``allocated`` and ``reserved`` after the setup, ``workspaces`` (what
-            libraries had allocated before it), and on CUDA NVML's ``nvml_used``, ``nvml_total``, ``nvml_process``.
+        base: absolute bytes before the first step: ``allocated``, ``reserved``, ``active`` and ``inactive_split`` after
+            the setup, ``workspaces`` (what libraries had allocated before it), and on CUDA NVML's ``nvml_used``,
+            ``nvml_total``, ``nvml_process``.
         predicted, died: the step of the OutOfMemoryError by the closed form, and in fact.
         oom: the error's text; filled: what the card held then, ``{source line: bytes}``.
         left: bytes still saved after the arm ended.

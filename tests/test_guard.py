@@ -513,8 +513,11 @@ def test_beside_it_fails(weights): torch.empty(18 << 20, dtype=torch.uint8)
 @pytest.mark.card("4 MiB")
 def test_too_small(weights): pass
 """
-    result = project(code, "--tb=short")
+    result = project(code, "--tb=short", "--memlab-json", "out.json")
     result.assert_outcomes(passed=2, failed=2)
+    tests = {each["test"]: each["card"] for each in json.loads((project.path / "out.json").read_text())["tests"]}
+    assert tests["test_it.py::test_alone"]["reserved_peak"] == 18 << 20
+    assert tests["test_it.py::test_beside_it_fails"]["ooms"] == 1
     result.stdout.fnmatch_lines(["*OutOfMemoryError: the fixtures' tensors alone do not fit: CUDA out of memory*"])
 
 

@@ -11,7 +11,7 @@ import torch
 import memlab
 from memlab.allocator import Allocator
 from memlab.probes import Unavailable
-from memlab.probes.cuda import Cuda, check_available, limit, unsplit_bytes, warm_up
+from memlab.probes.cuda import Cuda, check_available, limit, numbers, unsplit_bytes, warm_up
 from memlab.probes.host import Host
 from memlab.probes.nvml import Nvml, driver_version
 from memlab.probes.saved import Saved
@@ -42,9 +42,27 @@ def test_simulated_reads_the_cards_own_rounding():
     with Storages(Allocator(total=1 << 30)) as storages, Simulated(storages) as card:
         assert set(card.read().values()) == {0}
         kept = torch.ones(100)
-        assert card.read() == {"allocated": 512, "allocated_peak": 512, "reserved": 2 << 20}
+        found = card.read()
+        assert (found["requested"], found["allocated"], found["allocated_peak"]) == (400, 512, 512)
+        assert (found["reserved"], found["inactive_split"]) == (2 << 20, (2 << 20) - 512)
         del kept
-        assert card.read() == {"allocated": 0, "allocated_peak": 512, "reserved": 2 << 20}
+        found = card.read()
+        assert (found["allocated"], found["allocated_peak"], found["reserved"]) == (0, 512, 2 << 20)
+
+
+def test_simulated_reads_what_the_cuda_probe_reads():
+    with memlab.watch(card="64 MiB") as seen:
+        held = [torch.empty(3 << 19, dtype=torch.uint8) for _ in range(3)]  # 1.5 MiB each, in one segment of 20 MiB
+        del held[1]
+        found = seen.card.read()
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(1 << 30, dtype=torch.uint8)
+        after = seen.card.read()
+    assert (found["allocated"], found["active"], found["requested"]) == (3 << 20, 3 << 20, 3 << 20)
+    assert (found["allocated_peak"], found["reserved"], found["inactive_split"]) == (9 << 19, 20 << 20, 17 << 20)
+    assert (found["alloc_retries"], found["ooms"]) == (0, 0)
+    assert (after["alloc_retries"], after["ooms"]) == (1, 1)
+    assert found.keys() == numbers({}).keys()
 
 
 def test_simulated_needs_a_card_and_a_size():

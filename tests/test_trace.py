@@ -239,6 +239,9 @@ def test_out_of_memory_on_a_card(trace):
     assert status == 1
     assert (found.ended, found.card, found.simulated) == ("out of memory", 4 << 20, True)
     assert sum(found.last.classes.values()) == found.last.live <= 4 << 20
+    assert (found.card_numbers["reserved_peak"], found.card_numbers["ooms"]) == (4 << 20, 1)
+    assert "4.00 MiB of 4.00 MiB reserved at most (simulated)" in said
+    assert "in pieces between; 1 retry" in said
     assert 0 <= found.last.saved - found.last.step * 2 * 4 * 256 * 64 <= 4 * 256 * 64
     for words in (
         "out of memory (OutOfMemoryError)",

@@ -88,6 +88,7 @@ class Body:
         record.given = sum(self.given.values())
         record.saved_peak, record.storages_peak = self.seen.saved.peak, self.seen.storages.peak
         record.cuda_peak = self.cuda_peak
+        record.card = self.seen.card.read() if self.seen.card is not None else None
         for sentence in self.seen.blind:
             record.note(sentence)
         if any("compiled region" in sentence for sentence in self.seen.blind):

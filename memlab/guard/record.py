@@ -17,6 +17,8 @@ class Record:
         saved_peak: bytes saved for backward in the body, at its peak.
         storages_peak: bytes of tensor storages that the body created, at their peak.
         cuda_peak: bytes that torch.cuda allocated in the body at their peak; None where that was not measured.
+        card: what the simulated card's allocator says of the body (`memlab.probes.simulated.Simulated.read`), in bytes;
+            None without a card.
         runs: how often the body ran.
         growth: bytes that each run left behind (the median slope), with ``growth_nodes`` and the readings ``series``,
             ``nodes``; None where the body was not run again.
@@ -37,6 +39,7 @@ class Record:
     saved_peak: int | None = None
     storages_peak: int | None = None
     cuda_peak: int | None = None
+    card: dict[str, int] | None = None
     runs: int = 0
     growth: int | None = None
     growth_nodes: int | None = None
@@ -59,6 +62,7 @@ class Record:
         found: list[tuple[str, object]] = [
             (f"memlab_{name}", getattr(self, name)) for name in names if getattr(self, name) is not None
         ]
+        found += [(f"memlab_card_{name}", nbytes) for name, nbytes in (self.card or {}).items()]
         return found + [("memlab_not_checked", reason) for reason in self.not_checked]
 
     def note(self, sentence: str) -> None:

@@ -18,6 +18,7 @@ _RANKS: tuple[tuple[str, Callable[[Record], int | None]], ...] = (
     ("saved for backward at the peak", lambda record: record.saved_peak),
     ("tensor storages at the peak", lambda record: record.storages_peak),
     ("torch.cuda's allocated bytes at the peak", lambda record: record.cuda_peak),
+    ("reserved on a simulated card at the peak", lambda record: (record.card or {}).get("reserved_peak")),
     ("left behind by each run", lambda record: record.growth),
 )
 

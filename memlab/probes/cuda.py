@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from memlab.probes import Unavailable
 from memlab.units import parse_size
 
-# Our names for torch.cuda.memory_stats()'s keys that are bytes and have a current value and a peak.
+# Our names for memory_stats()'s keys that are bytes and have a current value and a peak; torch's fragmentation is the
+# free pieces of blocks that were split, which go back to the device with their whole segment only.
 _BYTES = {
     "allocated": "allocated_bytes",
     "reserved": "reserved_bytes",
     "active": "active_bytes",
     "requested": "requested_bytes",
+    "inactive_split": "inactive_split_bytes",
 }
 _COUNTS = {"alloc_retries": "num_alloc_retries", "ooms": "num_ooms"}
 
 
+def numbers(stats: Mapping[str, int]) -> dict[str, int]:
+    """Return what probes tell of a caching allocator's ``memory_stats()``: bytes now, their peaks, and counts."""
+    now = {ours: stats.get(f"{key}.all.current", 0) for ours, key in _BYTES.items()}
+    now |= {f"{ours}_peak": stats.get(f"{key}.all.peak", 0) for ours, key in _BYTES.items()}
+    return now | {ours: stats.get(key, 0) for ours, key in _COUNTS.items()}
+
+
+def since(start: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    """Return ``now`` beyond ``start``; a peak counts beyond what there was then."""
+    return {key: value - start[key.removesuffix("_peak")] for key, value in now.items()}
+
+
 class Cuda:
-    """Allocated, reserved, active and requested bytes, peaks, retries and OOMs since the probe was opened.
+    """Allocated, reserved, active, requested and inactive split bytes, peaks, retries and OOMs since it was opened.
 
     Reads ``torch.cuda.memory_stats``. Peaks are torch's own, which this probe does not reset: a peak of before hides a
     smaller one. It cannot see memory outside torch's caching allocator: the context, NCCL, other libraries.
@@ -41,14 +57,10 @@ class Cuda:
         pass
 
     def read(self) -> dict[str, int]:
-        now = self._now()
-        return {key: now[key] - self._start[key.removesuffix("_peak")] for key in now}
+        return since(self._start, self._now())
 
     def _now(self) -> dict[str, int]:
-        stats = torch.cuda.memory_stats(self.device)
-        now = {ours: stats.get(f"{key}.all.current", 0) for ours, key in _BYTES.items()}
-        now |= {f"{ours}_peak": stats.get(f"{key}.all.peak", 0) for ours, key in _BYTES.items()}
-        return now | {ours: stats.get(key, 0) for ours, key in _COUNTS.items()}
+        return numbers(torch.cuda.memory_stats(self.device))
 
 
 def check_available(device: torch.device) -> None:

@@ -6,6 +6,7 @@ from memlab import cards
 from memlab.allocator import Allocator
 from memlab.cards import Card
 from memlab.probes import Unavailable
+from memlab.probes.cuda import numbers, since
 from memlab.probes.storages import Storages
 
 
@@ -22,7 +23,7 @@ def card_of(card: str | int | Card | Allocator) -> Allocator:
 
 
 class Simulated:
-    """Allocated, reserved and peak bytes of a simulated card. Every number from it is simulated, none is a device's.
+    """A simulated card's allocator in bytes, as `Cuda` reads a device's. Each number is simulated, none is a device's.
 
     The card sees what the `Storages` probe sees that feeds it. It cannot see what CUDA would do differently:
     other saved tensors, workspaces of cuBLAS and cuDNN, temporaries inside kernels, the context.
@@ -40,16 +41,16 @@ class Simulated:
         self.card, self._storages = card, storages
 
     def __enter__(self) -> Simulated:
-        self._allocated, self._reserved = self.card.allocated, self.card.reserved
+        self._start = self._now()
         return self
 
     def __exit__(self, *error: object) -> None:
         pass
 
     def read(self) -> dict[str, int]:
+        """Return what the `Cuda` probe reads of a device, in bytes, since the probe was opened."""
+        return since(self._start, self._now())
+
+    def _now(self) -> dict[str, int]:
         self._storages.ledger.settle()
-        return {
-            "allocated": self.card.allocated - self._allocated,
-            "allocated_peak": self.card.peak_allocated - self._allocated,
-            "reserved": self.card.reserved - self._reserved,
-        }
+        return numbers(self.card.memory_stats())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 from memlab.report import Finding
@@ -33,6 +34,16 @@ def bar(part: int, whole: int, width: int = WIDTH) -> str:
     return drawn.ljust(width, "░")
 
 
+def allocator(numbers: Mapping[str, int]) -> str:
+    """Say what a caching allocator holds beyond the tensors in use; empty where that was not read."""
+    if not numbers.keys() >= {"reserved", "active", "inactive_split", "alloc_retries"}:
+        return ""
+    active, split = format_bytes(numbers["active"]), format_bytes(numbers["inactive_split"])
+    tries = numbers["alloc_retries"]
+    retries = f"{tries or 'no'} {'retry' if tries == 1 else 'retries'}"
+    return f"{format_bytes(numbers['reserved'])} reserved: {active} active, {split} in pieces between; {retries}"
+
+
 def story(finding: Finding) -> Block | None:
     """Tell of the arm that ran out of memory: the step, the filling, torch's own words, and the arithmetic."""
     if finding.died is None or finding.card is None:
@@ -47,6 +58,9 @@ def story(finding: Finding) -> Block | None:
             ("growth", f"{curve(used, finding.card, WIDTH)} from {format_bytes(used[0])} to {format_bytes(used[-1])}")
         )
     told += [("filled by" if not index else "", line) for index, line in enumerate(_filled(finding))]
+    last = finding.rows[-1] if finding.rows else {}
+    if held := allocator({name: value + finding.base.get(name, 0) for name, value in last.items()}):
+        told.append(("allocator", f"{held}, after step {finding.died - 1}"))
     told.append(("torch says", first_sentences(finding.oom)))
     told += [("why", why)] if (why := _why(finding)) else []
     return Block(f"{clean(finding.arm)} died at step {finding.died}, {_as_predicted(finding)}", told)

@@ -39,6 +39,7 @@ def lines(trace: Trace, width: int | None) -> Iterator[Text]:
     if trace.ended == OUT_OF_MEMORY or trace.oom:
         yield from _out_of_memory(trace, width)
     yield from _peak(trace, width)
+    yield from _allocator(trace, width)
     yield Text("")
     judged = len(trace.points) >= WARMUP + ENOUGH
     yield from folded(verdict(trace, width), width, BAD if trace.grows else GOOD if judged else PLAIN)
@@ -80,6 +81,15 @@ def _peak(trace: Trace, width: int | None) -> Iterator[Text]:
     yield from folded(f"peak     {saved} saved for backward, {live} of tensors alive", width, HEADING)
     for what in ("module", "line", "class"):
         yield from groups(f"by {what}", trace.peak.by(what), width, TOP)
+
+
+def _allocator(trace: Trace, width: int | None) -> Iterator[Text]:
+    held = _card.allocator(trace.card_numbers)
+    if held and trace.card:
+        most = format_bytes(trace.card_numbers["reserved_peak"])
+        said = f"{most} of {format_bytes(trace.card)} reserved at most (simulated). At the end {held}"
+        for line in fold(said, None if width is None else max(width, LEAST + 9), "card     ", " " * 9):
+            yield Text(line)
 
 
 def _out_of_memory(trace: Trace, width: int | None) -> Iterator[Text]:

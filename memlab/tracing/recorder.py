@@ -178,6 +178,7 @@ class Recorder:
             owners=holders.merged(self.owners, found),
             card=watch.card.card.device.total if watch.card is not None else None,
             simulated=watch.card is not None,
+            card_numbers=watch.card.read() if watch.card is not None else {},
             oom=str(out_of_memory(error) or ""),
             blind=watch.blind,
             seconds={"script": round(ran, 3), "owners": round(self._searched, 3)},

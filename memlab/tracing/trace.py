@@ -119,6 +119,8 @@ class Trace:
         grows, per_step, nodes_per_step: the verdict on what steps leave behind, and by how much.
         owners: who keeps graphs alive, largest first.
         card: bytes of the card, None without a limit; ``simulated`` tells whether a model counts it.
+        card_numbers: what the card's allocator says at the end, since the beginning: allocated, reserved, active,
+            requested and inactive split bytes, their peaks, retries and OOMs; empty without a simulated card.
         oom: the text of the OutOfMemoryError.
         blind: sentences about what was met and not seen.
         seconds: how long the script ran, and how long of that memlab looked for owners.
@@ -143,6 +145,7 @@ class Trace:
     owners: list[Held] = field(default_factory=list)
     card: int | None = None
     simulated: bool = False
+    card_numbers: dict[str, int] = field(default_factory=dict)
     oom: str = ""
     blind: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
