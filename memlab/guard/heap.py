@@ -15,6 +15,7 @@ from memlab import graph
 from memlab.guard.body import Body
 
 Older = Callable[[], list[Tensor]]
+_FROZEN = 10_000  # objects; Python 3.12 puts its few hundred immortal ones among the frozen, and torch alone is 100,000
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def small_heap() -> Iterator[Older]:
     Yields what returns the older tensors that live. Older garbage stays until the end: it is a constant. Where somebody
     has frozen the heap already, it is left as it is.
     """
-    if gc.get_freeze_count():
+    if gc.get_freeze_count() > _FROZEN:
         yield list
         return
     older = [weakref.ref(tensor) for tensor in graph.tensors_among(gc.get_objects())]
