@@ -24,6 +24,7 @@ from memlab.stacks import is_own
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _CHECKPOINT = torch.utils.checkpoint.__file__
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+_CHECKPOINT_INPUTS = getattr(torch.utils.checkpoint, "_NoopSaveInputs", None)  # up to torch 2.11 or 2.12
 
 
 class UserFiles(dict[str, bool]):
@@ -78,14 +79,15 @@ def module_call(frame: FrameType | None) -> FrameType | None:
 def saver(frame: FrameType | None) -> str | None:
     """Return who saves a tensor from ``frame``, where that is no operator; None otherwise. Hot path.
 
-    It is the node of a custom autograd.Function, or ``checkpoint``, which keeps its inputs without any node. Looks into
+    It is the node of a custom autograd.Function, or ``checkpoint``, which keeps its inputs outside the graph. Looks into
     this one frame of torch's, whose locals are its arguments: they live until it ends in any case.
     """
     if frame is None:
         return None
     code = frame.f_code
     if code is _APPLY:
-        name: str = frame.f_locals["cls"]._backward_cls.__name__
+        function = frame.f_locals["cls"]
+        name: str = "checkpoint" if function is _CHECKPOINT_INPUTS else function._backward_cls.__name__
         return name
     return "checkpoint" if code.co_filename == _CHECKPOINT else None
 

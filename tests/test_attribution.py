@@ -26,7 +26,7 @@ NEEDS_BILL = pytest.mark.skipif(
 )
 
 
-NEWER = {"FusedRmsNorm", "SafeSoftmax", "BatchNormWithUpdate"}  # than the oldest torch
+NEWER = {"Aminmax", "BatchNormWithUpdate", "FusedRmsNorm", "SafeSoftmax"}  # than the oldest torch
 
 
 class Doubles(torch.autograd.Function):
