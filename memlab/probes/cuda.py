@@ -105,10 +105,12 @@ def unsplit_bytes(device: torch.device) -> int:
 
 def warm_up(device: torch.device) -> None:
     """Let cuBLAS allocate its workspaces, of this thread and of the backward thread, before anything is measured."""
-    weight = torch.ones(8, 8, device=device, requires_grad=True)
-    (weight @ weight).sum().backward()
-    torch.nn.functional.linear(weight, weight, weight[0]).sum().backward()
-    del weight
+    weight, bias = torch.ones(8, 8, device=device, requires_grad=True), torch.ones(8, device=device)
+    product = weight @ weight
+    # In the backward thread: up to torch 2.11 cuBLASLt, which adds the bias, has a workspace of its own there.
+    product.register_hook(lambda gradient: torch.nn.functional.linear(gradient, gradient, bias))
+    product.sum().backward()
+    torch.nn.functional.linear(weight, weight, bias)
     torch.cuda.synchronize(device)
 
 
