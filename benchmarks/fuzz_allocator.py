@@ -56,7 +56,7 @@ CHANGES = (
 KIB, MIB = 1 << 10, 1 << 20
 BUDGET = 4 << 30
 EDGES = (1, 511, 512, 513, MIB - 512, MIB, MIB + 1, 10 * MIB - 1, 10 * MIB, 10 * MIB + 1, 19 * MIB, 20 * MIB, 64 * MIB)
-ALONE = "nothing: the model alone (torch's own takes part where torch is 2.13, whose rules these are, and sees a device)"
+ALONE = "nothing: the model alone (torch's own takes part where it is 2.13, whose rules these are, and sees a device)"
 COLUMNS = {"mallocs": 10, "frees": 10, "refused": 9, "invariants": 11, "stats": 8, "snapshots": 10, "differences": 12}
 
 

@@ -79,8 +79,8 @@ def module_call(frame: FrameType | None) -> FrameType | None:
 def saver(frame: FrameType | None) -> str | None:
     """Return who saves a tensor from ``frame``, where that is no operator; None otherwise. Hot path.
 
-    It is the node of a custom autograd.Function, or ``checkpoint``, which keeps its inputs outside the graph. Looks into
-    this one frame of torch's, whose locals are its arguments: they live until it ends in any case.
+    It is the node of a custom autograd.Function, or ``checkpoint``, which keeps its inputs outside the graph. Looks
+    into this one frame of torch's, whose locals are its arguments: they live until it ends in any case.
     """
     if frame is None:
         return None
