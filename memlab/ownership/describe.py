@@ -131,11 +131,17 @@ class Words:
         thing = self._climb.things[holder]
         place = look.place_in(thing, held)
         above = self._climb.up[holder]
-        is_store = any(
-            (each in self._climb.spaces and self._assignment.attribute_in(each, holder) in ("_modules", "_parameters"))
-            for each in above
-        )
+        is_store = any(self._attribute(each, holder) in ("_modules", "_parameters") for each in above)
         return f".{place[2:-2]}" if is_store and place.startswith("['") else place
+
+    def _attribute(self, holder: int, held: int) -> str:
+        """Return as which attribute an object, or its ``__dict__``, holds another; ``""`` if it is no attribute."""
+        thing = self._climb.things[holder]
+        if holder in self._climb.spaces:
+            return self._assignment.attribute_in(holder, held)
+        # From Python 3.13 on most objects hold their attributes themselves, without a dict between.
+        other = look.is_a(thing, *look.CONTAINERS) or look.is_exactly(thing, *look.PASSING)
+        return "" if other else self._assignment.attribute(holder, held)
 
     def path(self, key: Key, name: Name, anchor: int, ends: str) -> str:
         """Return the way from a name down to one of the tensors that it holds."""
