@@ -2,9 +2,10 @@
 
     python benchmarks/gpu.py [--out results] [--only PART ...] [--minutes 9]
 
-The parts: what is there (device, driver, versions, the context's size by NVML), the tests marked cuda, every experiment
-with --device cuda (oom_demo's real OutOfMemoryError among them), the allocator's model against torch's own allocator,
-predictions made on the CPU against what is measured (conv nets with cuDNN among them), and the cost of watching.
+What is there (device, driver, versions, the context's size by NVML) is always told. The parts: doctor, the tests marked
+cuda, every experiment on the device, by its name (oom_demo's real OutOfMemoryError among them), predictions made on the
+CPU against what is measured (conv nets with cuDNN among them), the allocator's model against torch's own allocator, and
+the cost of watching.
 
 Each part is a process of its own with a limit of its own; one that fails, hangs or dies is recorded and the others go
 on. What is there is written after every part, so ending this command loses the part that runs and nothing else. A
@@ -50,16 +51,17 @@ class Part:
 
 
 PYTEST = ["-m", "pytest", "-m", "cuda", "-q", "-rfEs", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-EXPERIMENTS = ["-m", "memlab", "run", "all", "--device", "cuda", "--show", "plain"]
+EXPERIMENT = ["-m", "memlab", "run", "--device", "cuda", "--show", "plain"]
+
+
+def experiment(name: str) -> Part:
+    return Part(f"Experiment {name}", lambda files: [*EXPERIMENT, name], 180, 80)
+
+
 PARTS = {
     "doctor": Part("What can be measured here", lambda files: ["-m", "memlab", "doctor"], 60),
     "tests": Part("Tests marked cuda", lambda files: [*PYTEST, "tests"], 540, 60),
-    "experiments": Part(
-        "Experiments",
-        lambda files: [*EXPERIMENTS, "--json", f"{files}-arms.json"],
-        300,
-        200,
-    ),
+    **{each.stem: experiment(each.stem) for each in sorted((HERE / "experiments").glob("[!_]*.py"))},
     "predictions": Part(
         "Predicted on the CPU against measured here",
         lambda files: ["benchmarks/predict_cuda.py", "--out", f"{files}-predicted.md"],
@@ -110,6 +112,9 @@ def run(command: list[str], seconds: float) -> Outcome:
             code, last = child.wait(seconds), ""
         except subprocess.TimeoutExpired:
             code, last = TIME_UP, f"ended at its limit of {seconds:.0f} s"
+            os.killpg(child.pid, signal.SIGINT)  # so that pytest still tells what has failed
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(15)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
