@@ -142,12 +142,13 @@ def takes_cudnn(
     )
 
 
-STAND_INS = {
-    aten._fused_rms_norm.default: rms_norm,
-    aten._fused_rms_norm_backward.default: rms_norm_backward,
+STAND_INS: dict[Any, Any] = {
     aten.cudnn_batch_norm.default: batch_norm,
     aten.cudnn_batch_norm_backward.default: batch_norm_backward,
 }
+if hasattr(aten, "_fused_rms_norm_backward"):  # an older torch is refused on entering, in a sentence
+    STAND_INS[aten._fused_rms_norm.default] = rms_norm
+    STAND_INS[aten._fused_rms_norm_backward.default] = rms_norm_backward
 HALF_STAND_INS = {
     aten.native_batch_norm.default: native_batch_norm,
     aten.native_batch_norm_backward.default: native_batch_norm_backward,

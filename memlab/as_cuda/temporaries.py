@@ -265,8 +265,6 @@ KERNELS: dict[Any, Kernel] = {
     aten._safe_softmax.default: _safe_softmax,
     aten.native_layer_norm.default: _dense(0),
     aten.native_layer_norm_backward.default: _layer_norm_backward,
-    aten._fused_rms_norm.default: _dense(0),
-    aten._fused_rms_norm_backward.default: _dense(0, 1),
     aten.max_pool2d_with_indices_backward.default: _dense(0),
     aten.upsample_bilinear2d_backward.default: _dense(0),
     aten.cudnn_batch_norm_backward.default: _dense(1),
@@ -288,3 +286,6 @@ KERNELS: dict[Any, Kernel] = {
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
     aten._scaled_dot_product_cudnn_attention_backward.default: _cudnn_attention_backward,
 }
+if hasattr(aten, "_fused_rms_norm_backward"):
+    KERNELS[aten._fused_rms_norm.default] = _dense(0)
+    KERNELS[aten._fused_rms_norm_backward.default] = _dense(0, 1)
