@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import subprocess
 import sys
 import threading
 import types
@@ -320,3 +321,19 @@ def test_a_module_of_two_names_goes_by_its_first(monkeypatch, x):
     monkeypatch.setitem(sys.modules, "__second_name__", module)  # as multiprocessing does with __main__
     (owner,) = [each for each in owners() if each.name == "kept"]
     assert owner.where == "global of first_name"
+
+
+def test_asyncio_goes_on_after_a_look():
+    """Python 3.12's own list of freed iterators is broken by whoever looks into it; then gc.collect() never ends."""
+    code = """
+import asyncio, gc, memlab, torch
+
+async def wait():
+    await asyncio.get_running_loop().run_in_executor(None, int)
+
+asyncio.run(wait())
+loss = torch.ones(3, requires_grad=True).exp().sum()
+memlab.owners()
+gc.collect()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)

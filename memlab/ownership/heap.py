@@ -5,14 +5,20 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memlab.ownership import look
+
 _CHUNK = 512
 _BITS = 20
 _HASHES = 1 << _BITS
+# Python 3.12's _asyncio shows the collector its list of freed futures' iterators. A reference to one of them, as
+# gc.get_referents makes, frees it a second time: the list becomes a ring, and the next collection never ends.
+_REVIVES = sys.version_info[:2] == (3, 12)
 
 
 class Heap:
@@ -27,6 +33,8 @@ class Heap:
     """
 
     def __init__(self, objects: list[Any], without: Iterable[int] = ()) -> None:
+        if _REVIVES:
+            objects[:] = [each for each in objects if type(each) is not ModuleType or not _is_asyncio(each)]
         self.objects = objects
         self.without = {id(objects), *without}
         parts = []
@@ -69,6 +77,11 @@ class Heap:
         places: NDArray[np.intp] = np.flatnonzero(table[self._hashes])
         found: NDArray[np.intp] = places[np.isin(self._ids[places], wanted)]
         return found
+
+
+def _is_asyncio(module: ModuleType) -> bool:
+    name = (look.dict_of(module) or {}).get("__name__")
+    return type(name) is str and name == "_asyncio"
 
 
 def _ids(things: list[Any]) -> NDArray[np.intp]:
