@@ -447,6 +447,30 @@ def test_the_programs_own_empty_cache_is_told_from_a_retry():
     assert replay.history(parsed(card.snapshot()), 0).releases == {actions.index("segment_free")}  # no card, no retry
 
 
+def test_the_programs_own_empty_cache_on_a_full_card_is_told_from_a_retry():
+    card = Allocator(total=64 * MIB)
+    card.record_history()
+    for address in [card.malloc(12 * MIB) for _ in range(5)]:
+        card.free(address)
+    card.empty_cache()
+    card.malloc(12 * MIB)  # with the cache there would have been no room for a segment, and no need of one
+    found = replay.history(parsed(card.snapshot()), 0, capacity=64 * MIB)
+    assert found.releases == {[event.action for event in found.events].index("segment_free")}
+    assert replay.replay(found, "").reserved == card.reserved == 12 * MIB
+
+
+def test_a_limit_counts_all_that_is_asked_for_though_only_some_is_mapped():
+    card = Allocator(total=1 << 30, fraction=96 / 1024, conf="expandable_segments:True")
+    card.record_history()
+    card.free(card.malloc(40 * MIB))
+    card.malloc(44 * MIB)  # maps 20 MiB more, and is refused where 40 + 44 are over the limit
+    with pytest.raises(OutOfMemory):
+        card.malloc(50 * MIB)
+    found = replay.history(parsed(card.snapshot()), 0)
+    assert (found.limited, found.capacity, found.recorded.peak_reserved) == (True, 84 * MIB, 60 * MIB)
+    assert replay.replay(found, found.conf).reserved == card.reserved
+
+
 def test_a_limit_of_the_process_is_taken_for_the_card(tmp_path):
     card = Allocator(total=1 << 30, fraction=0.0625)
     card.record_history()

@@ -28,6 +28,7 @@ from memlab.snapshots.content import (
 )
 from memlab.snapshots.layout import Inconsistent
 
+TIE_BREAKS = ("segment", "address")
 UNLIMITED = 1 << 50  # bytes of a card that no history fills
 
 
@@ -94,7 +95,12 @@ def history(snapshot: Snapshot, device: int, capacity: int | None = None) -> His
     before_blocks = tuple((at, block.requested, block.stream) for at, block in sorted(now.live.items()))
     before = now.allocated
     reserved, rooms, limited = [], [], False
+    asked: list[int] = []  # what the process had and asked for, where pages were mapped: a limit counts all of it
+    mapped = 0
     for event in layout.paced(events):
+        if event.action == ALLOC and mapped:
+            asked.append(now.reserved - mapped + _segment_for(event, settings))
+        mapped = mapped + event.size if event.action == SEGMENT_MAP else 0
         if event.action == OOM:
             wanted = _segment_for(event, settings)
             limited = limited or event.address >= wanted
@@ -103,10 +109,14 @@ def history(snapshot: Snapshot, device: int, capacity: int | None = None) -> His
         reserved.append(now.reserved)
         now.apply(event)
     if capacity is None and rooms:
-        capacity = max(*rooms, now.peak_reserved)
+        capacity = max(*rooms, now.peak_reserved, *(asked if limited else ()))
     recorded = Outcome(now.peak_allocated, now.peak_reserved, now.allocated, now.reserved, len(rooms))
-    releases = frozenset(_emptied(events, reserved, capacity, settings))
-    return History(device, events, snapshot.settings, recorded, capacity, limited, before, before_blocks, releases)
+    certain = set(_emptied(events, reserved, capacity, settings))
+    told = (device, events, snapshot.settings, recorded, capacity, limited, before, before_blocks)
+    return min(
+        (History(*told, frozenset(_needless(History(*told, frozenset(certain)), rule))) for rule in TIE_BREAKS),
+        key=lambda each: min(_distance(replay(each, each.conf, rule), recorded) for rule in TIE_BREAKS),
+    )
 
 
 def _segment_for(event: Event, settings: Settings) -> int:
@@ -134,15 +144,50 @@ def _emptied(events: list[Event], reserved: list[int], capacity: int | None, set
     yield from reversed(found)
 
 
+def _needless(history: History, tie_break: str) -> Iterator[int]:
+    """Yield where segments are returned although a block for the next request is free: by the program, too.
+
+    The record does not say it, but the model does: brought to the same moment, it serves that request and returns
+    nothing.
+    """
+    card, addresses = _card(history, history.conf, tie_break), {}
+    known = False
+    returned: int | None = None  # the first of the events that return segments before the next request
+    try:
+        for address, requested, stream in history.before_blocks:
+            addresses[address] = card.malloc(requested, stream)
+        for index, event in enumerate(layout.paced(history.events)):
+            if index in history.releases:
+                card.empty_cache()
+                known = True
+                yield index
+            elif event.action in (SEGMENT_FREE, SEGMENT_UNMAP) and returned is None and not known:
+                returned = index
+            if event.action == ALLOC:
+                frees = card.memory_stats()["num_device_free"] if returned is not None else 0
+                addresses[event.address] = card.malloc(event.size, event.stream)
+                if returned is not None and card.memory_stats()["num_device_free"] == frees:
+                    card.free(addresses[event.address])
+                    card.empty_cache()
+                    addresses[event.address] = card.malloc(event.size, event.stream)
+                    yield returned
+                returned, known = None, False
+            elif event.action == FREE_COMPLETED:
+                card.free(addresses.pop(event.address))
+            elif event.action == OOM:
+                _fits(card, event)
+                returned, known = None, False
+    except OutOfMemory:
+        return
+
+
 def replay(history: History, conf: str, tie_break: str = "segment") -> Outcome:
     """Return what becomes of the same requests under settings as in PYTORCH_CUDA_ALLOC_CONF.
 
     Raises:
         ValueError: with torch's text, for settings that cannot be read.
     """
-    card = Allocator(total=history.capacity or UNLIMITED, conf=conf, tie_break=tie_break)
-    if history.limited:
-        card.device.total, card.allowed = UNLIMITED, history.capacity
+    card = _card(history, conf, tie_break)
     addresses: dict[int, int] = {}
     index = ooms = saved = 0
     died = None
@@ -176,6 +221,13 @@ def replay(history: History, conf: str, tie_break: str = "segment") -> Outcome:
     )
 
 
+def _card(history: History, conf: str, tie_break: str) -> Allocator:
+    card = Allocator(total=history.capacity or UNLIMITED, conf=conf, tie_break=tie_break)
+    if history.limited:
+        card.device.total, card.allowed = UNLIMITED, history.capacity
+    return card
+
+
 def _fits(card: Allocator, event: Event) -> bool:
     try:
         card.free(card.malloc(event.size, event.stream))
@@ -186,7 +238,7 @@ def _fits(card: Allocator, event: Event) -> bool:
 
 def closest(history: History) -> tuple[str, Outcome]:
     """Return the rule for blocks of equal size that comes closest to the record, and its outcome: torch changed it."""
-    outcomes = {rule: replay(history, history.conf, rule) for rule in ("segment", "address")}
+    outcomes = {rule: replay(history, history.conf, rule) for rule in TIE_BREAKS}
     rule = min(outcomes, key=lambda each: _distance(outcomes[each], history.recorded))
     return rule, outcomes[rule]
 
