@@ -95,7 +95,8 @@ def history(snapshot: Snapshot, device: int, capacity: int | None = None) -> His
     before_blocks = tuple((at, block.requested, block.stream) for at, block in sorted(now.live.items()))
     before = now.allocated
     reserved, rooms, limited = [], [], False
-    asked: list[int] = []  # what the process had and asked for, where pages were mapped: a limit counts all of it
+    # What the process had and asked for, where pages were mapped: a limit counts that, and not that pages are whole.
+    asked: list[int] = []
     mapped = 0
     for event in layout.paced(events):
         if event.action == ALLOC and mapped:
@@ -109,7 +110,7 @@ def history(snapshot: Snapshot, device: int, capacity: int | None = None) -> His
         reserved.append(now.reserved)
         now.apply(event)
     if capacity is None and rooms:
-        capacity = max(*rooms, now.peak_reserved, *(asked if limited else ()))
+        capacity = max(asked) if limited and asked else max(*rooms, now.peak_reserved)
     recorded = Outcome(now.peak_allocated, now.peak_reserved, now.allocated, now.reserved, len(rooms))
     certain = set(_emptied(events, reserved, capacity, settings))
     told = (device, events, snapshot.settings, recorded, capacity, limited, before, before_blocks)
