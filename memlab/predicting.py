@@ -152,8 +152,12 @@ class _Run:
         self.found.allocated, self.found.reserved = self.allocator.peak_allocated, self.allocator.peak_reserved
         self.found.saved = saved.peak
         self.found.workspaces = sum(storages.mode.workspaces.values())
-        self.found.exact = account.exact()
-        self.found.modelled = account.modelled(self.card, storages.mode)
+        self.found.bars = storages.mode.bars.above(self.found.allocated)
+        self.found.bar = max(self.found.bars.values(), default=0)
+        self.found.unknown = account.unknown(storages.mode)
+        self.found.high = account.high(storages.mode)
+        self.found.exact = account.exact(storages.mode)
+        self.found.modelled = account.modelled(self.card, storages.mode, self.found.allocated)
         self.found.missing = [*account.missing(storages.mode), *storages.blind]
 
 

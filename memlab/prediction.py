@@ -31,6 +31,12 @@ class Prediction:
         device: the compute capability and multiprocessors that kernels were chosen for.
         fake: it was run on fake tensors.
         allocated, reserved: the peaks of torch.cuda.memory_stats(); where it dies, until then.
+        bar: by how many bytes the allocated peak may be higher, for operators whose memory inside is modelled; 0 where
+            all that could matter was exact. It holds where ``unknown`` is empty.
+        bars: the operators it is made of, ``{operator: bytes above the peak}``, the largest first: they do not add up,
+            for what a kernel takes is free when it returns.
+        unknown: operators of which it is not known what they take inside, by name: the peak is at least what is said.
+        high: what may be counted too high, by name: the peak is at most what is said.
         saved: the most that autograd kept for backward at a time.
         workspaces: cuBLAS's, among the allocated bytes.
         died: the user's line of the allocation that did not fit; oom: torch's text.
@@ -54,6 +60,10 @@ class Prediction:
     fake: bool = False
     allocated: int = 0
     reserved: int = 0
+    bar: int = 0
+    bars: dict[str, int] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    high: list[str] = field(default_factory=list)
     saved: int = 0
     workspaces: int = 0
     died: str = ""
@@ -71,6 +81,11 @@ class Prediction:
     @property
     def fits(self) -> bool:
         return self.verdict == FITS
+
+    @property
+    def at_most(self) -> int | None:
+        """The allocated peak with its bar, in bytes; None where something has no bar."""
+        return None if self.unknown else self.allocated + self.bar
 
     def to_json(self) -> str:
         return json.dumps({"format": _FORMAT, "version": _VERSION, **asdict(self)}, indent=1) + "\n"

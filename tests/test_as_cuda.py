@@ -319,6 +319,34 @@ def test_lstm_cells_are_fused_and_have_the_values_and_gradients_of_the_cpu():
         torch.testing.assert_close(one, other)
 
 
+def test_gru_cells_are_fused_and_have_the_values_and_gradients_of_the_cpu():
+    def run(bias):
+        torch.manual_seed(0)
+        cell, x = nn.GRUCell(8, 16, bias=bias), torch.randn(4, 8, requires_grad=True)
+        state = torch.zeros(4, 16)
+        for _ in range(3):
+            state = cell(x, state)
+        state.square().sum().backward()
+        return [state, x.grad, *(each.grad for each in cell.parameters())]
+
+    for bias in (True, False):
+        expected = run(bias)
+        with as_on():
+            found = run(bias)
+        assert node(found[0]) == "ThnnFusedGruCellBackward0"
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_a_gru_cell_keeps_five_times_its_state():
+    cell, x = nn.GRUCell(8, 16), torch.zeros(4, 8)
+    with as_on(), memlab.watch() as seen:
+        state = cell(x, torch.zeros(4, 16))
+        kept = [line.bytes for line in seen.saved.lines if line.node == "ThnnFusedGruCellBackward0"]
+    assert max(kept) == 5 * 16 * 4 * 4  # as torch 2.13's CUDA build allocates it
+    del state
+
+
 def death(device):
     """Return the step at which oom_demo's first arm runs out of memory."""
     demo = load(find("oom_demo"))

@@ -10,7 +10,8 @@ attention.py, norms.py, cells.py   their stand-ins: CUDA's outputs and saved ten
 autocast.py      autocast("cuda") and its list of operators in float32
 optimizers.py    foreach by default, scalars on the host
 workspaces.py    cuBLAS's, one for each thread
-temporaries.py, reductions.py   what kernels allocate inside
+temporaries.py, reductions.py, ordering.py, cub.py   what kernels allocate inside
+bars.py, checked.py   how far off that may be, by operator
 mode.py          the dispatch mode that puts all this into a simulated card
 account.py       what of it is exact, modelled and missing
 """

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import torch
-
+from memlab.as_cuda.bars import is_exact, open_of, over_of
 from memlab.as_cuda.gpu import ASSUMED, ASSUMED_SMS
 from memlab.as_cuda.mode import CudaMode
 from memlab.cards import Card
 from memlab.units import format_bytes
 
-aten = torch.ops.aten
-_CUDNN = {
-    aten.convolution.default: "convolutions",
-    aten.convolution_backward.default: "convolutions",
-    aten.mkldnn_rnn_layer.default: "LSTM and GRU layers, and how it lays them out",
-}
+NAMED = 8  # operators in one sentence
 
 
-def exact() -> list[str]:
+def exact(mode: CudaMode) -> list[str]:
+    """Say what was compared with CUDA's own kernels without a difference."""
+    ran = mode.ran
+    good = sum(map(is_exact, ran))
     return [
+        f"what {good} of the {len(ran)} operators that ran return, save and take inside",
         "torch's caching allocator (2.13): rounding, blocks, segments, retries, its error",
-        "what operators return and autograd saves, as CUDA's kernels would have it",
-        "cuBLAS workspaces and what reductions, attention and matrix products take inside",
+        "cuBLAS workspaces",
         "all this as checked on torch 2.13's CUDA build with an emulated device, not yet on a GPU",
     ]
 
 
-def modelled(card: Card, mode: CudaMode) -> list[str]:
-    found = ["all tensors that the code makes on the CPU count as on the card, but for an optimizer's own scalars"]
+def modelled(card: Card, mode: CudaMode, peak: int) -> list[str]:
+    """Say what is a model: operators with an error bar, and what was assumed of the card."""
+    found = []
+    above = mode.bars.above(peak)
+    if above:
+        bars = ", ".join(f"{name} {format_bytes(size)}" for name, size in list(above.items())[:NAMED])
+        found.append(f"what operators take inside, which may add to the peak at most: {bars}")
+    if quiet := sorted(name for name in mode.bars.levels if name not in above):
+        found.append(f"{_named(quiet)}: their bars stay below the peak")
+    if names := high(mode):
+        found.append(f"{_named(names)}: counted a little too high, if they are off")
+    found.append("all tensors that the code makes on the CPU count as on the card, but for an optimizer's own scalars")
     if card.capability is None:
         capability = ".".join(map(str, ASSUMED))
         found.append(f"a size is no device: kernels are chosen for compute capability {capability}, {ASSUMED_SMS} SMs")
@@ -35,14 +42,26 @@ def modelled(card: Card, mode: CudaMode) -> list[str]:
         found.append(f"the card does not say how many SMs it has: {ASSUMED_SMS} are assumed, reductions depend on it")
     if card.context:
         found.append(f"{format_bytes(card.context)} for the CUDA context is one figure for all cards")
-    if aten.sort.default in mode.met or aten.index_put.default in mode.met or aten.embedding_dense_backward in mode.met:
-        found.append("sorting and indexing take small buffers beside the ones counted")
     return found
+
+
+def unknown(mode: CudaMode) -> list[str]:
+    """Name the operators of which it is not known what they take inside: with them the peak has no bar."""
+    return sorted({name for each in mode.ran if (name := open_of(each)) is not None})
+
+
+def high(mode: CudaMode) -> list[str]:
+    """Name what may be counted too high."""
+    found = sorted({over_of(each) for each in mode.ran} - {""})
+    return [*found, "autocast"] if mode.casts else found
 
 
 def missing(mode: CudaMode) -> list[str]:
-    found = []
-    if cudnn := sorted({name for operator, name in _CUDNN.items() if operator in mode.ran}):
-        found.append(f"what cuDNN takes for {' and for '.join(cudnn)}")
-    found.append("streams, CUDA graphs, NCCL, torch.compile, and kernels that are not torch's own")
-    return found
+    """Say what is not counted at all."""
+    found = [f"what these take inside: {_named(names)}"] if (names := unknown(mode)) else []
+    return [*found, "streams, CUDA graphs, NCCL, torch.compile, and kernels that are not torch's own"]
+
+
+def _named(names: list[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

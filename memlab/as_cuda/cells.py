@@ -1,4 +1,4 @@
-"""LSTM cells: on CUDA one kernel does the gates and keeps them (native/cuda/RNN.cu); on the CPU it is a graph."""
+"""LSTM and GRU cells: on CUDA one kernel does the gates and keeps them (native/cuda/RNN.cu), not a graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ aten = torch.ops.aten
 
 
 def lstm_cell(
-    gates: Tensor, more: Tensor, cell: Tensor, bias: Tensor | None, other: Tensor | None
+    gates: Tensor, more: Tensor, cell: Tensor, bias: Tensor | None = None, other: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """Stand in for aten._thnn_fused_lstm_cell: hidden state, cell state, and the gates as they are kept."""
     total = gates + more
@@ -40,7 +40,32 @@ def lstm_cell_backward(
     return found, by_after * forget, found.sum(0) if has_bias else None
 
 
+def gru_cell(
+    gates: Tensor, more: Tensor, hidden: Tensor, bias: Tensor | None = None, other: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Stand in for aten._thnn_fused_gru_cell: hidden state, and what is kept, five times its size."""
+    gates = gates if bias is None else gates + bias
+    more = more if other is None else more + other
+    (reset, update, new), (by_reset, by_update, kept) = gates.chunk(3, 1), more.chunk(3, 1)
+    reset, update = (reset + by_reset).sigmoid(), (update + by_update).sigmoid()
+    new = (new + reset * kept).tanh()
+    return new + update * (hidden - new), torch.cat((reset, update, new, hidden, kept), 1)
+
+
+def gru_cell_backward(grad: Tensor, kept: Tensor, has_bias: bool) -> tuple[Tensor | None, ...]:
+    """Stand in for aten._thnn_fused_gru_cell_backward."""
+    reset, update, new, hidden, by_new = kept.chunk(5, 1)
+    to_update = grad * (hidden - new) * (1 - update) * update
+    to_new = grad * (1 - update) * (1 - new * new)
+    to_reset = to_new * by_new * (1 - reset) * reset
+    gates = torch.cat((to_reset, to_update, to_new), 1)
+    more = torch.cat((to_reset, to_update, to_new * reset), 1)
+    return gates, more, grad * update, *((gates.sum(0), more.sum(0)) if has_bias else (None, None))
+
+
 STAND_INS = {
+    aten._thnn_fused_gru_cell.default: gru_cell,
+    aten._thnn_fused_gru_cell_backward.default: gru_cell_backward,
     aten._thnn_fused_lstm_cell.default: lstm_cell,
     aten._thnn_fused_lstm_cell_backward_impl.default: lstm_cell_backward,
 }

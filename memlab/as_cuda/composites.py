@@ -149,7 +149,23 @@ def lstm_cell(
     return hidden, cell
 
 
+def gru_cell(
+    x: Tensor,
+    state: Tensor,
+    weight: Tensor,
+    weight_hidden: Tensor,
+    bias: Tensor | None = None,
+    bias_hidden: Tensor | None = None,
+) -> Tensor:
+    if _thread.gpu is None:
+        return _composed(aten.gru_cell.default, x, state, weight, weight_hidden, bias, bias_hidden)
+    gates, more = torch.matmul(x, weight.t()), torch.matmul(state, weight_hidden.t())
+    hidden: Tensor = aten._thnn_fused_gru_cell.default(gates, more, state, bias, bias_hidden)[0]
+    return hidden
+
+
 COMPOSITES = {
+    aten.gru_cell.default: gru_cell,
     aten.lstm_cell.default: lstm_cell,
     aten.dropout.default: dropout,
     aten.scaled_dot_product_attention.default: attention,

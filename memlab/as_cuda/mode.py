@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from memlab.as_cuda import attention, cells, composites, norms, optimizers
+from memlab.as_cuda.bars import Bars, Bound, bound_of
 from memlab.as_cuda.gpu import Gpu
-from memlab.as_cuda.scratch import scratch
+from memlab.as_cuda.ordering import EARLY
+from memlab.as_cuda.scratch import Kernel, in_order, scratch
 from memlab.as_cuda.temporaries import KERNELS, aten
 from memlab.as_cuda.workspaces import PRODUCTS, in_backward, workspace_bytes
 from memlab.card_ledger import CardLedger
@@ -22,12 +24,34 @@ STAND_INS: dict[Any, Any] = {**attention.STAND_INS, **norms.STAND_INS, **cells.S
 HOST_OUTPUTS = {aten._scaled_dot_product_efficient_attention.default: (2, 3)}
 
 
+# Outputs that CUDA's kernel allocates in another order than it returns them.
+LAST_FIRST = {
+    aten.native_dropout.default,
+    aten._thnn_fused_lstm_cell.default,
+    aten._thnn_fused_gru_cell.default,
+}
+
+
+class Inside(NamedTuple):
+    """What an operator's kernel allocates inside: before its output is there, then, and in cuBLAS's workspace."""
+
+    early: Kernel | None
+    kernel: Kernel | None
+    multiplies: bool
+    bound: Bound | None
+
+
+def _inside(operator: Any) -> Inside | None:
+    found = Inside(EARLY.get(operator), KERNELS.get(operator), operator in PRODUCTS, bound_of(operator))
+    return found if any(found) else None
+
+
 class CudaMode(Mode):
     """Sees every operator, calls its stand-in where CUDA has another kernel, and allocates what that kernel would.
 
     Attributes:
         workspaces: the cuBLAS workspaces taken so far: of the ``"forward"`` thread, of the ``"backward"`` thread.
-        met: operators with internal allocations that ran; ran: all operators that ran.
+        bars: what operators may have taken beside what is counted.
         before_backward: called before the first operator of each backward.
     """
 
@@ -37,9 +61,10 @@ class CudaMode(Mode):
         super().__init__(ledger)
         self.gpu = gpu
         self.workspaces: dict[str, int] = {}
-        self.met: set[Any] = set()
-        self.ran: set[Any] = set()
+        self.bars = Bars()
+        self._ran: dict[int, tuple[Any, Inside | None]] = {}  # by id: an operator's own hash is Python code
         self.before_backward: Callable[[], None] | None = None
+        self.casts = False  # autocast was on
         self._task = -1
 
     def __torch_dispatch__(
@@ -49,7 +74,15 @@ class CudaMode(Mode):
         if composite is not None:  # in inference mode nothing above has taken it apart
             with self:
                 return composite(*args, **(kwargs or {}))
-        self.ran.add(func)
+        ran = self._ran.get(id(func))
+        if ran is None:
+            ran = self._ran[id(func)] = (func, _inside(func))
+        self.casts = self.casts or torch.is_autocast_enabled("cpu")
+        inside = ran[1]
+        given = args if inside is None else in_order(func, args, kwargs)
+        if inside is not None and inside.early is not None:
+            with scratch(self.ledger) as use:
+                inside.early(use, self.gpu, given, None)
         if self.before_backward is not None:
             self._look(self.before_backward)
         ledger, sequence, grad = self.ledger, _sequence_nr(), torch.is_grad_enabled()
@@ -57,9 +90,14 @@ class CudaMode(Mode):
         call: Any = STAND_INS.get(func) or (norms.HALF_STAND_INS.get(func) if _any_half(args) else None) or func
         out = call(*args, **(kwargs or {}))
         self._see(func, out, args, sequence)
-        if func in KERNELS or func in PRODUCTS:
-            self._run_kernel(func, args, out)
+        if inside is not None:
+            self._run_kernel(func, inside, given, out)
         return out
+
+    @property
+    def ran(self) -> set[Any]:
+        """All operators that ran."""
+        return {func for func, _ in self._ran.values()}
 
     def _see(self, func: Any, out: Any, args: tuple[Any, ...], sequence: int) -> None:
         # torch.tensor(...) fills its storage unseen and lifts it: on a device that is an allocation.
@@ -69,7 +107,8 @@ class CudaMode(Mode):
                 self.see(func, out, sequence, outputs, args)
         elif isinstance(out, (tuple, list)):
             host = HOST_OUTPUTS.get(func, ())
-            for index, each in enumerate(out):
+            places = list(enumerate(out))
+            for index, each in reversed(places) if func in LAST_FIRST else places:
                 if isinstance(each, Tensor) and index not in host:
                     self.see(func, each, sequence, outputs, args)
 
@@ -79,14 +118,14 @@ class CudaMode(Mode):
             self._task = task
             before_backward()
 
-    def _run_kernel(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
-        kernel = KERNELS.get(func)
+    def _run_kernel(self, func: Any, inside: Inside, args: Sequence[Any], out: Any) -> None:
         with scratch(self.ledger) as use:
-            if kernel is not None:
-                self.met.add(func)
-                kernel(use, self.gpu, args, out)
-            if func in PRODUCTS:
+            if inside.kernel is not None:
+                inside.kernel(use, self.gpu, args, out)
+            if inside.multiplies:
                 self._take_workspace()
+            if inside.bound is not None:
+                self.bars.see(func, use.highest + inside.bound.of(args, out))
 
     def _take_workspace(self) -> None:
         thread = "backward" if in_backward() else "forward"

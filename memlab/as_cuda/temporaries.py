@@ -12,16 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memlab.as_cuda import reductions
+from memlab.as_cuda import ordering, reductions
 from memlab.as_cuda.gpu import Gpu
-from memlab.as_cuda.scratch import Scratch, nbytes
+from memlab.as_cuda.scratch import Kernel, Scratch, nbytes
 
 aten = torch.ops.aten
-Kernel = Callable[[Scratch, Gpu, Sequence[Any], Any], None]
-CHUNK = 65536  # elements of one block of a foreach kernel: kChunkSize, native/cuda/MultiTensorApply.cuh
-FEW_INDICES = 3072  # embedding_dense_backward_cuda sorts no fewer
-ROWS_PER_THREAD = 10  # NROWS_PER_THREAD, native/cuda/EmbeddingBackwardKernel.cu
 INDEX = 8  # bytes of an int64
+CHUNK = 65536  # elements of one block of a foreach kernel: kChunkSize, native/cuda/MultiTensorApply.cuh
 
 
 def _wide(tensor: Tensor) -> int:
@@ -33,8 +30,9 @@ def _narrow(tensor: Tensor) -> int:
     return tensor.element_size()
 
 
-def _flag(tensor: Tensor) -> int:
-    return 1
+def _place(tensor: Tensor) -> int:
+    """A value and where it is."""
+    return 16
 
 
 def _welford(tensor: Tensor) -> int:
@@ -49,6 +47,53 @@ def _reduction(accumulator: Callable[[Tensor], int], dims: int | None = None) ->
         _reduce(use, gpu, args[0], [over] if isinstance(over, int) else over or (), accumulator(args[0]))
 
     return kernel
+
+
+def _sum(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:
+    """Integers and flags are made wide first."""
+    x, over = args[0], args[1] if len(args) > 1 else ()
+    if x.dtype != out.dtype and not x.is_floating_point():
+        use.take(x.numel() * out.element_size())
+        x = torch.empty_like(x, device="meta", dtype=out.dtype)
+    _reduce(use, gpu, x, over or (), _wide(x))
+
+
+def _flags(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:
+    x, over = args[0], args[1] if len(args) > 1 else ()
+    if x.dim() == 0 and x.dtype != torch.bool:
+        use.take(1)
+    _reduce(use, gpu, x, [over] if isinstance(over, int) else over or (), 1)
+
+
+def _count(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:
+    """The sum of what is not zero, as integers."""
+    use.take(args[0].numel(), INDEX * args[0].numel())
+    over = args[1] if len(args) > 1 else None
+    whole = torch.empty_like(args[0], device="meta", dtype=torch.int64)
+    _reduce(use, gpu, whole, [over] if isinstance(over, int) else over or (), INDEX)
+
+
+def _logsumexp(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:
+    """The sum of exp(x - the largest)."""
+    x = torch.empty_like(args[0], device="meta", dtype=out.dtype)
+    if x.dtype != args[0].dtype:
+        use.take(nbytes(x))
+    largest = use.take(nbytes(out))
+    _reduce(use, gpu, x, args[1], _narrow(x))
+    use.take(nbytes(x))
+    _reduce(use, gpu, x, args[1], _wide(x))
+    use.drop(largest)
+
+
+def _logits_loss(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:
+    use.take(nbytes(args[0]))
+    _elementwise_loss(use, gpu, [*args[:2], args[4] if len(args) > 4 else 1], out)
+
+
+def _roll(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:
+    """One dimension after the other."""
+    if len(args) > 2 and len(args[2]) > 1:
+        use.take(nbytes(out))
 
 
 def _reduce(use: Scratch, gpu: Gpu, x: Tensor, dims: Sequence[int], accumulator: int) -> None:
@@ -98,37 +143,10 @@ def _is_for_blas(matrix: Tensor) -> bool:
 
 def _norms(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -> None:
     """Partial norms: as many for every tensor as the largest one needs."""
+    if args[1] == -torch.inf:
+        return  # one norm after the other
     chunks = max((-(-each.numel() // CHUNK) for each in args[0]), default=0)
     use.take(len(args[0]) * chunks * _wide(args[0][0]))
-
-
-def _embedding_backward(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:
-    grad, indices, rows = args[0], args[1], args[2]
-    count = indices.numel()
-    use.copy(grad, indices)
-    if count <= FEW_INDICES:
-        return
-    most = min(count, rows)
-    partial = count // ROWS_PER_THREAD + most
-    use.take(INDEX * count, INDEX * count)  # sorted indices and where they were
-    use.use(INDEX * count, 2 * INDEX * count)
-    use.take(INDEX * count, INDEX)  # their counts
-    use.use(INDEX * count)
-    use.take(INDEX * most, INDEX * most, INDEX, INDEX * partial, 4 * partial * (-(-grad.shape[-1] // 32) * 32))
-
-
-def _index_put(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -> None:
-    """Adding into places that may be named twice sorts the places: the backward of indexing."""
-    if len(args) > 3 and args[3]:
-        count = max((each.numel() for each in args[1] if each is not None), default=0)
-        use.take(INDEX * count, nbytes(args[2]), INDEX * count, INDEX * count)
-        use.use(INDEX * count)
-
-
-def _sort(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -> None:
-    count, item = args[0].numel(), args[0].element_size()
-    use.take(INDEX * count, INDEX * count)
-    use.use(item * count, (INDEX + item) * count)
 
 
 def _layer_norm_backward(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -> None:
@@ -205,8 +223,10 @@ def _efficient_backward(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -
     use.copy(grad.transpose(1, 2))
     delta = 4 * batch * heads * length
     if query.element_size() == 4:
-        product = use.take(4 * grad.numel())
-        use.take(delta, delta if heads > 1 and length > 1 else 0)
+        product, first = use.take(4 * grad.numel()), use.take(delta)
+        if heads > 1 and length > 1:
+            use.take(delta)
+            use.drop(first)
         use.drop(product)
     else:
         use.take(delta)
@@ -241,8 +261,9 @@ def _cudnn_attention_backward(use: Scratch, gpu: Gpu, args: Sequence[Any], out: 
 
 
 KERNELS: dict[Any, Kernel] = {
-    aten.sum.dim_IntList: _reduction(_wide, 1),
-    aten.sum.default: _reduction(_wide),
+    **ordering.KERNELS,
+    aten.sum.dim_IntList: _sum,
+    aten.sum.default: _sum,
     aten.mean.default: _reduction(_wide),
     aten.mean.dim: _reduction(_wide, 1),
     aten.linalg_vector_norm.default: _reduction(_wide, 2),
@@ -250,8 +271,19 @@ KERNELS: dict[Any, Kernel] = {
     aten.amin.default: _reduction(_narrow, 1),
     aten.max.default: _reduction(_narrow),
     aten.min.default: _reduction(_narrow),
-    aten.any.default: _reduction(_flag),
-    aten.all.default: _reduction(_flag),
+    aten.any.default: _flags,
+    aten.any.dim: _flags,
+    aten.any.dims: _flags,
+    aten.all.default: _flags,
+    aten.all.dim: _flags,
+    aten.all.dims: _flags,
+    aten.argmax.default: _reduction(_place, 1),
+    aten.argmin.default: _reduction(_place, 1),
+    aten.count_nonzero.default: _count,
+    aten.count_nonzero.dim_IntList: _count,
+    aten.logsumexp.default: _logsumexp,
+    aten.binary_cross_entropy_with_logits.default: _logits_loss,
+    aten.roll.default: _roll,
     aten.var.correction: _reduction(_welford, 1),
     aten.std.correction: _reduction(_welford, 1),
     aten.var_mean.correction: _reduction(_welford, 1),
@@ -274,12 +306,7 @@ KERNELS: dict[Any, Kernel] = {
     aten.addmm.default: _product(1, 2),
     aten.baddbmm.default: _product(1, 2),
     aten._foreach_norm.Scalar: _norms,
-    aten.embedding_dense_backward.default: _embedding_backward,
     aten.embedding.default: _dense(1),
-    aten.index_put.default: _index_put,
-    aten._index_put_impl_.default: _index_put,
-    aten.sort.default: _sort,
-    aten.sort.stable: _sort,
     aten._scaled_dot_product_flash_attention.default: _flash_forward,
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
     aten._scaled_dot_product_efficient_attention.default: _efficient_forward,

@@ -12,6 +12,7 @@ from memlab.units import format_bytes
 
 WIDTH = 80
 LARGEST = 5
+NAMED = 3
 
 
 def show(found: Prediction, out: TextIO) -> None:
@@ -20,9 +21,7 @@ def show(found: Prediction, out: TextIO) -> None:
     lines = [_verdict(found), ""]
     lines += _entry("card", found.card)
     lines += _entry("", f"{bar(found.reserved, usable)} {format_bytes(found.reserved)} reserved")
-    lines += _entry(
-        "allocated", f"{format_bytes(found.allocated)} at most, cuBLAS {format_bytes(found.workspaces)} of it"
-    )
+    lines += _entry("allocated", _allocated(found))
     lines += _entry("for backward", f"{format_bytes(found.saved)} saved at most")
     if found.verdict == DIES:
         lines += _entry("torch says", first_sentences(found.oom))
@@ -45,6 +44,22 @@ def _verdict(found: Prediction) -> str:
     if found.verdict == FITS:
         return f"{what} fits"
     return f"{what} dies at {clean(found.died)}" if found.verdict == DIES else f"{what}: {clean(found.reason)}"
+
+
+def _allocated(found: Prediction) -> str:
+    """The peak and its bar; what may be missing of it is named."""
+    size = format_bytes(found.allocated)
+    names = list(found.unknown or found.bars)
+    who = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    if found.unknown:
+        peak = f"at least {size} at the peak, without what {who} take inside"
+    elif found.bar:
+        peak = f"{size} at the peak, + at most {format_bytes(found.bar)} ({who})"
+    else:
+        peak = f"{size} at the peak, " + (
+            f"or a little less ({', '.join(found.high[:NAMED])})" if found.high else "exact"
+        )
+    return f"{peak}; cuBLAS {format_bytes(found.workspaces)} of it"
 
 
 def _blocks(found: Prediction) -> list[str]:
