@@ -82,18 +82,32 @@ def predicted(wanted: list[str], device: dict[str, Any], *, fake: bool) -> dict[
         card = Allocator(total=device["total"])
         began = time.perf_counter()
         with fake_tensors() if fake else nullcontext():
-            with CudaStorages(card, Gpu(tuple(device["capability"]), device["sms"])):
+            with CudaStorages(card, Gpu(tuple(device["capability"]), device["sms"])) as storages:
                 step = STEPS[name]("cpu")
                 for _ in range(REPEAT):
                     step()
             del step
         found[name] = {"allocated": card.peak_allocated, "reserved": card.peak_reserved}
+        found[name] |= {"said": said(storages, card.peak_allocated)}
         found[name]["seconds"] = time.perf_counter() - began
         gc.collect()
     return found
 
 
-def row(name: str, told: Peaks, was: Peaks) -> str:
+def said(storages: Any, peak: int) -> str:
+    """What a prediction says of its own error."""
+    from memlab.as_cuda import account
+    from memlab.units import format_bytes
+
+    if names := account.unknown(storages.mode):
+        return f"at least ({', '.join(names)})"
+    if bars := storages.mode.bars.above(peak):
+        return f"+ at most {format_bytes(max(bars.values()))} ({', '.join(bars)})"
+    high = account.high(storages.mode)
+    return f"or less ({', '.join(high)})" if high else "exact"
+
+
+def row(name: str, told: dict[str, Any], was: Peaks) -> str:
     from memlab.units import format_bytes
 
     cells = [name]
@@ -101,10 +115,10 @@ def row(name: str, told: Peaks, was: Peaks) -> str:
         off = told[key] - was[key]
         share = f"{off / was[key]:+.3%}" if off else "exact"
         cells += [format_bytes(told[key]), format_bytes(was[key]), share if key == "allocated" else format_bytes(off)]
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join([*cells, told['said']])} |"
 
 
-def holds(name: str, told: Peaks, was: Peaks) -> bool:
+def holds(name: str, told: dict[str, Any], was: Peaks) -> bool:
     """The bars: allocated within 0.2 % in float32 and 1 % in bfloat16, reserved within one segment."""
     share = 0.01 if "bf16" in name or "autocast" in name else 0.002
     return (
@@ -119,7 +133,11 @@ def report(measured: dict[str, Any], told: dict[str, Any], computed: dict[str, A
     from memlab.doctor import machine
 
     device, peaks = measured["device"], measured["peaks"]
-    head = "| step | allocated predicted | measured | off | reserved predicted | measured | off |\n" + 7 * "|---" + "|"
+    head = (
+        "| step | allocated predicted | measured | off | reserved predicted | measured | off | it says of its error |\n"
+        + 8 * "|---"
+        + "|"
+    )
     here = [name for name in peaks if name not in APART]
     good = sum(holds(name, told[name], peaks[name]) for name in here)
     same = [

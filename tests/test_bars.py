@@ -90,6 +90,21 @@ def test_bars_matter_only_above_the_peak_and_do_not_add_up():
     assert Bound(0.5, 7).of(tensors, torch.zeros(5)) == (40 + 40 + 20) // 2 + 7
 
 
+def test_a_step_with_an_optimizer_is_exact():
+    def make():
+        model = nn.Linear(64, 64)
+        optimizer = torch.optim.Adam(model.parameters())
+
+        def step():
+            F.mse_loss(model(torch.ones(8, 64)), torch.zeros(8, 64)).backward()
+            optimizer.step()  # under a profiler's range
+
+        return step
+
+    found = memlab.predict(make, card="h100-80gb", fake=True)
+    assert (found.unknown, found.bar, found.at_most) == ([], 0, found.allocated)
+
+
 def median(width):
     x = torch.zeros(width, width)
 

@@ -34,6 +34,9 @@ OPEN = {
 MARGIN = 2  # what was seen is no limit: other shapes lie between the samples
 
 
+NO_KERNEL = ("prim.", "profiler.")  # namespaces of operators that compute nothing
+
+
 class Bound(NamedTuple):
     """What an operator may take beside what is predicted: ``times`` its tensors' bytes, and ``fixed`` bytes."""
 
@@ -56,13 +59,13 @@ def open_of(operator: Any) -> str | None:
     name = str(operator)
     if name in OPEN:
         return OPEN[name]
-    return None if name in EXACT or name in BOUNDS or outputs_of(operator) == VIEW else short(operator)
+    return None if is_exact(operator) or name in BOUNDS else short(operator)
 
 
 def is_exact(operator: Any) -> bool:
     """Tell whether nothing of the operator differed in any comparison."""
     name = str(operator)
-    return name not in OPEN and (name in EXACT or outputs_of(operator) == VIEW)
+    return name not in OPEN and (name in EXACT or name.startswith(NO_KERNEL) or outputs_of(operator) == VIEW)
 
 
 def over_of(operator: Any) -> str:
