@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from memlab import reasons
-from memlab.graph import READS_PACKED, free_in_order, key_of, nodes, saved_by
+from memlab.graph import READS_PACKED, Tour, key_of, saved_by
 from memlab.hooks import Packed, tensors_in
 from memlab.lines import GIVEN, Line, Saving, Tree, group_lines, shared_text, tree_of
 from memlab.origins import WRAPPER_REFERENCES
@@ -69,14 +69,17 @@ def bill(tensor: Tensor) -> Bill:
 
 def survey(roots: list[Tensor]) -> tuple[Bill, set[int]]:
     """Return the bill of several tensors together, and the keys of the storages in it."""
-    walk = Walk()
-    visited = []
-    for node in nodes(roots):
+    walk, tour = Walk(), Tour()
+    tour.meet(root.grad_fn for root in roots if root.grad_fn is not None)
+    for node in tour.read():
         walk.visit(node)
-        visited.append(node)
-    free_in_order(visited)
+    tour.end()
     lines = sorted(walk.lines(), key=lambda line: -line.bytes)
-    return Bill(lines, walk.nodes, dict(walk.unseen)), walk.keys
+    return Bill(lines, len(tour.nodes), dict(walk.unseen)), walk.keys
+
+
+# Types that have no saved fields to read and are not known to have none: CopySlices, C++ extensions.
+_OPAQUE = frozenset({"CppFunction", "CopySlices"})
 
 
 class _Seen(NamedTuple):
@@ -91,27 +94,28 @@ class Walk:
     """Collects storages over the nodes of one walk."""
 
     def __init__(self) -> None:
-        self.nodes = 0
         self.unseen: Counter[str] = Counter()
         self._found: dict[int, tuple[Tensor, Any, str]] = {}
         self._savings: dict[int, list[_Seen]] = {}
         self._held: set[int] = set()
-        self._counts: Counter[int] = Counter()
+        self._counts: defaultdict[int, int] = defaultdict(int)
         self._bases: dict[int, Tensor] = {}  # by identity
         self._base_counts: Counter[int] = Counter()
         self._parameters: set[int] = set()
 
     def visit(self, node: Any) -> None:
-        self.nodes += 1
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Parameter):
-            self._parameters.add(variable.untyped_storage()._cdata)
-        if _is_opaque(node):
+        kind = type(node)
+        if kind.__name__ == "AccumulateGrad":
+            if isinstance(node.variable, Parameter):
+                self._parameters.add(node.variable.untyped_storage()._cdata)
+            return
+        if kind.__name__ in _OPAQUE:
             self.unseen[node.name().removeprefix("torch::autograd::")] += 1
         for name, data in saved_by(node):
             packed = data if isinstance(data, Packed) else None
-            for tensor in tensors_in(data.value if packed else data):
-                held = packed is None and sys.getrefcount(tensor) > _UNHELD + self._knows(tensor)
+            for tensor in _tensors_in(data.value if packed else data):
+                more = sys.getrefcount(tensor) - _UNHELD
+                held = packed is None and more > 0 and more > self._knows(tensor)
                 self._add(tensor, packed, node, name, held=held)
 
     def _knows(self, tensor: Tensor) -> bool:
@@ -132,6 +136,10 @@ class Walk:
         known = self._found.get(key)
         if known is None or (known[1] is None and packed is not None):
             self._found[key] = (tensor, packed, name)
+        self._note(key, node, name, packed)
+
+    def _note(self, key: int, node: Any, name: str, packed: Packed | None) -> None:
+        """Remember that ``node`` keeps a storage."""
         self._savings.setdefault(key, []).append(_Seen(node._sequence_nr(), Saving(node.name(), name), packed))
 
     def _base_is_held(self, view: Tensor, key: int) -> bool:
@@ -182,7 +190,7 @@ class Walk:
 
     def _kind(self, key: int, tensor: Tensor, name: str) -> str:
         base = tensor._base if tensor._is_view() else None
-        if key in self._parameters or isinstance(tensor, Parameter) or isinstance(base, Parameter):
+        if key in self._parameters or _is_parameter(tensor) or _is_parameter(base):
             return "parameter"
         if tensor.grad_fn is not None:
             return "input" if base is not None and base.is_leaf else "activation"
@@ -198,9 +206,12 @@ class Walk:
         )
 
 
-def _is_opaque(node: Any) -> bool:
-    """A node whose type has no saved fields to read and is not known to have none: CopySlices, C++ extensions."""
-    return type(node).__name__ in ("CppFunction", "CopySlices")
+def _tensors_in(data: Any) -> Iterable[Tensor]:
+    return (data,) if type(data) is Tensor else tensors_in(data)
+
+
+def _is_parameter(tensor: Tensor | None) -> bool:
+    return tensor is not None and type(tensor) is not Tensor and isinstance(tensor, Parameter)  # asking it is slow
 
 
 def _is_wrapped_number(tensor: Tensor) -> bool:
@@ -222,7 +233,7 @@ def _count_unheld() -> int:
         node = torch.nn.functional.layer_norm(torch.ones(1, 2, device="cpu", requires_grad=True), (2,)).grad_fn
     for _, data in saved_by(node):
         packed = None
-        for tensor in tensors_in(data.value if packed else data):
+        for tensor in _tensors_in(data.value if packed else data):
             held = sys.getrefcount(tensor)
     return held
 

@@ -47,20 +47,20 @@ class Cut:
             thread.busy = False
 
 
-def cut(nodes: Sequence[Any]) -> None:
-    """Cut the graph of ``nodes``, which must include all that they lead to."""
-    heights: dict[Any, int] = {}
-    for root in nodes:
-        stack = [] if root in heights else [(root, [following for following, _ in root.next_functions if following])]
-        while stack:
-            node, successors = stack[-1]
-            waiting = [each for each in successors if each not in heights]
-            if waiting:
-                following = waiting[-1]
-                stack.append((following, [each for each, _ in following.next_functions if each]))
+def cut(nodes: Sequence[Any], following: Sequence[Sequence[int]], order: Sequence[int]) -> None:
+    """Cut a graph in which ``nodes[i]`` leads to ``nodes[j]`` for each ``j`` in ``following[i]``.
+
+    ``order`` has each node's number before those of all that it leads to.
+    """
+    heights = [0] * len(nodes)
+    for number in reversed(order):
+        below = following[number]
+        if len(below) == 1:  # most nodes of a deep graph
+            height = heights[number] = 1 + heights[below[0]]
+            if height % BAND:
                 continue
-            stack.pop()
-            height = heights[node] = 1 + max((heights[each] for each in successors), default=0)
-            lower = [each for each in successors if height // BAND > heights[each] // BAND >= 1]
-            if lower:
-                node.metadata["memlab"] = Cut(lower)
+        else:
+            height = heights[number] = 1 + max([heights[each] for each in below], default=0)
+        lower = [each for each in below if height // BAND > heights[each] // BAND >= 1]
+        if lower:
+            nodes[number].metadata["memlab"] = Cut([nodes[each] for each in lower])

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import GetSetDescriptorType
 from typing import Any
 
@@ -19,7 +20,8 @@ from torch import Tensor
 from memlab import deep
 
 _mro, _namespace = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
-_raw_names: dict[type, tuple[str, ...]] = {}
+_RAW = "_raw_saved_"
+_saved_fields: dict[type, list[tuple[str, str]]] = {}
 
 
 def nodes(roots: Iterable[Tensor | Any]) -> Iterator[Any]:
@@ -35,10 +37,62 @@ def nodes(roots: Iterable[Tensor | Any]) -> Iterator[Any]:
         stack.extend(following for following, _ in node.next_functions)
 
 
-def free_in_order(visited: list[Any]) -> None:
-    """Keep torch from freeing a deep graph recursively, now that Python has seen all its nodes (see `memlab.deep`)."""
-    if NODES_KEEP_WRAPPERS and len(visited) > SHALLOW:
-        deep.cut(visited)
+class Tour:
+    """Autograd nodes as a tour meets them, and which leads to which, as numbers.
+
+    Attributes:
+        nodes: the nodes met, breadth first: what has been met may not have been read yet.
+        number: the number of each, by its ``id()``.
+        following: for each node that was read, the numbers of those that it leads to.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.number: dict[int, int] = {}
+        self.following: list[Sequence[int]] = []
+
+    def meet(self, roots: Iterable[Any]) -> None:
+        """Add nodes to start from, those that are not known yet."""
+        for root in roots:
+            if id(root) not in self.number:
+                self.number[id(root)] = len(self.nodes)
+                self.nodes.append(root)
+
+    def read(self) -> Iterator[Any]:
+        """Yield every node that was not read before, once what it leads to is known; break off at any time."""
+        nodes, number = self.nodes, self.number
+        for node in itertools.islice(nodes, len(self.following), None):  # grows meanwhile
+            numbers = []
+            for each, _ in node.next_functions:
+                if each is not None:
+                    known = number.setdefault(id(each), len(nodes))
+                    if known == len(nodes):
+                        nodes.append(each)
+                    numbers.append(known)
+            self.following.append(numbers)
+            yield node
+
+    @property
+    def unread(self) -> int:
+        """How many nodes were met and not read."""
+        return len(self.nodes) - len(self.following)
+
+    def end(self) -> list[int]:
+        """Return all numbers, each before those that it leads to; what was not read leads nowhere.
+
+        Keeps torch from freeing a deep graph recursively, now that Python has seen its nodes (see `memlab.deep`).
+        """
+        self.following.extend([()] * self.unread)
+        waiting = Counter(itertools.chain.from_iterable(self.following))
+        order = [number for number in range(len(self.nodes)) if number not in waiting]
+        for number in order:  # grows meanwhile
+            for each in self.following[number]:
+                waiting[each] -= 1
+                if not waiting[each]:
+                    order.append(each)
+        if NODES_KEEP_WRAPPERS and len(order) > SHALLOW:
+            deep.cut(self.nodes, self.following, order)
+        return order
 
 
 def _keeps_wrappers() -> bool:
@@ -57,19 +111,24 @@ def _node_of(root: Any) -> Any:
 
 def saved_by(node: Any) -> Iterator[tuple[str, Any]]:
     """Yield ``(field, what is kept)`` for each saved tensor of a node: a tensor, or what a pack hook made of it."""
-    kind = type(node)
-    names = _raw_names.get(kind)
-    if names is None:
-        names = _raw_names[kind] = tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
-    for name in names:
+    for attribute, name in saved_fields(type(node)):
         try:
-            raw = getattr(node, name)
+            raw = getattr(node, attribute)
         except RuntimeError:  # freed by backward
             continue
         for each in raw if isinstance(raw, (tuple, list)) else (raw,):
             data = None if each is None else each.data
             if data is not None:
-                yield name.removeprefix("_raw_saved_"), data
+                yield name, data
+
+
+def saved_fields(kind: type) -> list[tuple[str, str]]:
+    """Return attribute and name of the fields in which nodes of this type show what they keep, packed."""
+    found = _saved_fields.get(kind)
+    if found is None:
+        found = [(each, each.removeprefix(_RAW)) for each in dir(kind) if each.startswith(_RAW)]
+        _saved_fields[kind] = found
+    return found
 
 
 def key_of(tensor: Tensor) -> int | None:

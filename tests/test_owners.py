@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import memlab
 from memlab.graph import READS_PACKED
-from memlab.ownership import frames
+from memlab.ownership import frames, reach
 
 pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")
 
@@ -36,8 +36,8 @@ def nothing_else_alive():
     OTHERS.update((owner.name, owner.bytes) for owner in memlab.owners())
 
 
-def owners():
-    return [owner for owner in memlab.owners() if (owner.name, owner.bytes) not in OTHERS]
+def owners(**options):
+    return [owner for owner in memlab.owners(**options) if (owner.name, owner.bytes) not in OTHERS]
 
 
 @pytest.fixture
@@ -237,12 +237,40 @@ def chain(x, count, every=0):
 def test_a_deep_chain_can_be_dropped_afterwards_in_any_order(x, order):
     y, kept = chain(x[:1], 60_000, every=0 if order == "whole" else 1_100)
     with no_collection():
-        found = owners()
+        found = owners(seconds=None)
     assert {owner.name for owner in found} == {"y"} | ({"kept"} if order != "whole" else set())
     assert found[0].nodes >= 60_000
+    assert all(owner.complete for owner in found)
     if order == "tail first":
         del y
     kept.clear()
+
+
+@pytest.mark.parametrize("order", ["whole", "tail first"])
+def test_out_of_time_says_at_least_and_gives_the_chain_to_nobody_else(x, order):
+    y, kept = chain(x[:1], 60_000, every=0 if order == "whole" else 1_100)
+    small = torch.ones(5, requires_grad=True).exp()
+    whole = {owner.name: owner for owner in owners(seconds=None)}
+    for _ in range(2):  # the second finds the nodes that the first has seen, and what keeps them freeable
+        with no_collection():
+            found = {owner.name: owner for owner in owners(seconds=1e-9)}
+        assert found.keys() == whole.keys()
+        assert found["small"].complete and found["small"].bytes == whole["small"].bytes
+        for name in found.keys() - {"small"}:
+            assert 0 < found[name].bytes < whole[name].bytes
+            assert found[name].nodes < whole[name].nodes
+            assert not found[name].complete
+            assert f"(at least: stopped after reading {reach.LEAST // 1000}," in found[name].path
+    assert small.requires_grad
+    if order == "tail first":
+        del y
+    kept.clear()
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_time_that_is_none_is_refused(seconds):
+    with pytest.raises(ValueError, match="more than 0, or None"):
+        memlab.owners(seconds=seconds)
 
 
 def test_growth_names_who_grows_in_the_classic_loops(x):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memlab import graph
+from memlab import deep, graph
 from memlab.ownership import look
 
 _base: Any = torch._C.TensorBase
+_use_count = _base._use_count
 _grad_fn, _grad, _is_leaf = _base.grad_fn.__get__, _base.grad.__get__, _base.is_leaf.__get__
-_TENSOR, _NODE, _OTHER = range(3)
+_TENSOR, _NODE, _CUT, _OTHER = range(4)
 
 
 @dataclass
@@ -27,7 +29,8 @@ class Anchors:
         things: tensors and nodes that lead to a graph.
         nodes: the node that each leads to.
         grads: pairs of a tensor and its gradient, of those that have a graph.
-        maybe: nodes that either C++ holds, or one Python reference.
+        maybe: nodes that either C++ holds, or one Python reference; nodes of tensors that only C++ holds, such as
+            those that a graph has saved and an earlier look has seen.
         plain: tensors that were asked for and lead to no graph, or do.
     """
 
@@ -48,6 +51,8 @@ def find(is_wanted: Callable[[Tensor], bool] | None = None) -> Anchors:
     found = Anchors()
     kinds: dict[int, tuple[type, int]] = {}
     tensors: list[Tensor] = []  # asked for their nodes only once all nodes are judged by their references
+    held: list[tuple[Any, int]] = []
+    cuts: Counter[int] = Counter()
     with torch._C.DisableTorchFunctionSubclass():
         for thing in gc.get_objects():
             kind = type(thing)
@@ -57,26 +62,40 @@ def find(is_wanted: Callable[[Tensor], bool] | None = None) -> Anchors:
             if known[1] == _TENSOR:
                 tensors.append(thing)
             elif known[1] == _NODE:
-                if sys.getrefcount(thing) > _UNHELD_NODE:
-                    found.things.append(thing)
-                    found.nodes.append(thing)
+                references = sys.getrefcount(thing) - _UNHELD_NODE
+                if references > 0:
+                    held.append((thing, references))
                 else:
                     found.maybe.append(thing)
+            elif known[1] == _CUT:
+                cuts.update(map(id, thing.successors))
+        for node, references in held:
+            if references > cuts[id(node)]:
+                found.things.append(node)
+                found.nodes.append(node)
+            else:
+                found.maybe.append(node)
+        held.clear()
         for tensor in tensors:
-            _add_tensor(found, tensor, is_wanted)
+            unheld = sys.getrefcount(tensor) <= _UNHELD_TENSOR and _use_count(tensor) > 1
+            _add_tensor(found, tensor, is_wanted, unheld=unheld)
     return found
 
 
 def _category(thing: Any) -> int:
     if look.is_a(thing, Tensor):
         return _TENSOR
+    if look.is_exactly(thing, deep.Cut):
+        return _CUT
     return _NODE if look.is_node(type(thing)) else _OTHER
 
 
-def _add_tensor(found: Anchors, tensor: Tensor, is_wanted: Callable[[Tensor], bool] | None) -> None:
+def _add_tensor(found: Anchors, tensor: Tensor, is_wanted: Callable[[Tensor], bool] | None, *, unheld: bool) -> None:
     try:
         node = _grad_fn(tensor)
-        if node is not None:
+        if node is not None and unheld:
+            found.maybe.append(node)
+        elif node is not None:
             found.things.append(tensor)
             found.nodes.append(node)
         elif _is_leaf(tensor) and (grad := _grad(tensor)) is not None and (node := _grad_fn(grad)) is not None:
@@ -100,5 +119,23 @@ def _count_unheld_node() -> int:
     return 3
 
 
+def _count_unheld_tensor() -> int:
+    """Return what `find` sees of a tensor that only C++ holds; 0 where one Python reference looks the same."""
+    with torch.inference_mode(False), torch.enable_grad():
+        one = torch.ones(1, device="cpu", requires_grad=True)
+        node = _grad_fn(one.exp())
+        (saved,) = (id(data) for _, data in graph.saved_by(node))
+        other = torch.ones(1, device="cpu")
+        nodes = node, _grad_fn(one * other)
+    tensors = [each for each in gc.get_objects() if id(each) in (saved, id(other))]
+    counts = {}
+    for tensor in tensors:
+        counts[id(tensor)] = sys.getrefcount(tensor)
+    del nodes
+    is_told = counts.keys() == {saved, id(other)} and counts[saved] < counts[id(other)]
+    return counts[saved] if is_told else 0
+
+
 with torch._C._DisableTorchDispatch():
     _UNHELD_NODE = _count_unheld_node() if graph.NODES_KEEP_WRAPPERS else 0
+    _UNHELD_TENSOR = _count_unheld_tensor() if graph.NODES_KEEP_WRAPPERS and graph.READS_PACKED else 0

@@ -48,6 +48,7 @@ def together(several: Sequence[Owner]) -> Owner:
         tensors=sum(each.tensors for each in several),
         nodes=sum(each.nodes for each in several),
         elements=sum(each.elements for each in several),
+        complete=all(each.complete for each in several),
     )
 
 

@@ -36,6 +36,8 @@ class Loose:
         """Return who holds each tensor and who reaches each node, as bits of `keys`."""
         holders = {each: self._assignment.of(each) for each in self._numbers}
         above = {each: self._above(each) for each, mask in holders.items() if not mask}
+        if self._graphs.unread:
+            above.clear()  # what was not read may lead to them
         sources = {each: self._nodes_of(each, found) for each, found in above.items()}
         reached = self._spread(holders, sources)
         cycles = {each: self._cycle(each, found) for each, found in above.items() if not reached[self._numbers[each]]}

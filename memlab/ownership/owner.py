@@ -32,6 +32,9 @@ class Owner:
         freed_by_gc: only a reference cycle holds it, and Python's garbage collector alone would free it.
         bytes_per_step: by how many bytes it grew in each step; known to `memlab.growth` only, else 0.
         nodes_per_step: likewise, autograd nodes.
+        complete: whether its graphs were read to their ends. If not, for want of time, then ``bytes``, ``tensors`` and
+            ``nodes`` are at least what they say, and what it alone seems to keep others may reach, too; ``path`` says
+            how many nodes were read.
     """
 
     path: str
@@ -49,3 +52,4 @@ class Owner:
     freed_by_gc: bool = False
     bytes_per_step: int = 0
     nodes_per_step: int = 0
+    complete: bool = True

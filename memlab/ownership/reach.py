@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from memlab import billing, graph
 from memlab.hooks import Packed
 from memlab.ledger import NO_CODE
 from memlab.lines import GIVEN
+
+LEAST = 20_000  # nodes that are read however long it takes: the same answer for a usual graph on any machine
+_LOOKS_AT_CLOCK = 256  # nodes
 
 
 @dataclass
@@ -22,6 +25,7 @@ class Reached:
     bytes: int = 0
     tensors: int = 0
     nodes: int = 0
+    unread: int = 0
     places: Counter[tuple[Any, int]] = field(default_factory=Counter)  # bytes by code and instruction
 
 
@@ -32,11 +36,8 @@ class _Storages(billing.Walk):
         super().__init__()
         self.kept: list[int] = []
 
-    def _add(self, tensor: Tensor, packed: Packed | None, node: Any, name: str, *, held: bool) -> None:
-        super()._add(tensor, packed, node, name, held=held)
-        key = graph.key_of(tensor)
-        if key is not None:
-            self.kept.append(key)
+    def _note(self, key: int, node: Any, name: str, packed: Packed | None) -> None:
+        self.kept.append(key)
 
     def counted(self) -> Iterator[tuple[int, int, Any]]:
         """Yield key, bytes and place of each storage that is not given."""
@@ -55,69 +56,60 @@ class Graphs:
     Args:
         roots: nodes to start from.
         maybe: nodes that count as roots if none of those leads to them.
+        deadline: when to stop reading, on `time.perf_counter`, once `LEAST` nodes were read; what was met by then
+            counts as nodes that keep nothing and lead nowhere.
 
     Attributes:
         more: which of ``maybe`` are roots; the caller clears it.
         number: the number of each node, by ``id()`` of its Python object.
         variables: numbers of the nodes that accumulate into a leaf, by ``id()`` of the leaf.
+        read: how many nodes were read.
+        unread: how many were met and not read.
     """
 
-    def __init__(self, roots: Iterable[Any], maybe: Iterable[Any] = ()) -> None:
-        walk = _Storages()
-        index: dict[Any, int] = {}
-        nodes: list[Any] = []
-        self._children: list[tuple[int, ...]] = []
-        self._children_first: list[int] = []
+    def __init__(self, roots: Iterable[Any], maybe: Iterable[Any] = (), deadline: float = math.inf) -> None:
+        walk, tour = _Storages(), graph.Tour()
         self._kept: dict[int, list[int]] = {}
         self.variables: dict[int, int] = {}
-        for root in roots:
-            if root not in index:
-                self._descend(root, index, nodes)
+        tour.meet(roots)
+        self._read(tour, walk, deadline)
         self.more = []
         for root in maybe:
-            if root not in index:
-                self._descend(root, index, nodes)
+            if not tour.unread and id(root) not in tour.number:  # else an unread node may lead to it
+                tour.meet([root])
+                self._read(tour, walk, deadline)
                 self.more.append(root)
-        for number, node in enumerate(nodes):
-            walk.kept = []
-            walk.visit(node)
-            if walk.kept:
-                self._kept[number] = walk.kept
-            elif (variable := getattr(node, "variable", None)) is not None:
-                self.variables[id(variable)] = number
+        self.read, self.unread = len(tour.following), tour.unread
         self._storages = {key: (nbytes, place) for key, nbytes, place in walk.counted()}
-        self.number = {id(node): number for node, number in index.items()}
-        graph.free_in_order(nodes)
+        self.number = tour.number
+        self._order, self._following = tour.end(), tour.following
 
-    def _descend(self, root: Any, index: dict[Any, int], nodes: list[Any]) -> None:
-        def enter(node: Any) -> tuple[int, list[Any], Iterator[Any]]:
-            index[node] = len(nodes)
-            nodes.append(node)
-            self._children.append(())
-            following = [each for each, _ in node.next_functions if each is not None]
-            return index[node], following, iter(following)
-
-        stack = [enter(root)]
-        while stack:
-            number, following, left = stack[-1]
-            new = next((each for each in left if each not in index), None)
-            if new is not None:
-                stack.append(enter(new))
-            else:
-                stack.pop()
-                self._children[number] = tuple(index[each] for each in following)
-                self._children_first.append(number)
+    def _read(self, tour: graph.Tour, walk: _Storages, deadline: float) -> None:
+        blank: set[type] = set()
+        for number, node in enumerate(tour.read(), len(tour.following)):
+            kind = type(node)
+            if kind not in blank:
+                walk.visit(node)
+                if walk.kept:
+                    self._kept[number] = walk.kept
+                    walk.kept = []
+                elif kind.__name__ == "AccumulateGrad":
+                    self.variables[id(node.variable)] = number
+                elif not graph.saved_fields(kind):
+                    blank.add(kind)
+            if not number % _LOOKS_AT_CLOCK and number >= LEAST and time.perf_counter() > deadline:
+                return
 
     def spread(self, masks: dict[int, int]) -> list[int]:
         """Return for each node the owners that reach it, as bits; ``masks`` says who holds which node."""
-        found = [0] * len(self._children)
+        found = [0] * len(self._order)
         for number, mask in masks.items():
             found[number] |= mask
-        for number in reversed(self._children_first):
+        for number in self._order:
             mask = found[number]
             if mask:
-                for child in self._children[number]:
-                    found[child] |= mask
+                for each in self._following[number]:
+                    found[each] |= mask
         return found
 
     def storages(self, masks: list[int]) -> dict[int, int]:
@@ -131,13 +123,16 @@ class Graphs:
     def totals(self, masks: list[int]) -> dict[int, Reached]:
         """Return what is kept, grouped by the set of owners (bits) that reach it."""
         totals: defaultdict[int, Reached] = defaultdict(Reached)
-        for number, mask in enumerate(masks):
-            reached = totals[mask]
-            reached.nodes += 1
-            reached.tensors += sum(key in self._storages for key in self._kept.get(number, ()))
+        for mask, count in Counter(masks).items():
+            totals[mask].nodes = count
+        for mask, count in Counter(masks[self.read :]).items():
+            totals[mask].unread = count
+        for number, kept in self._kept.items():
+            totals[masks[number]].tensors += sum([key in self._storages for key in kept])
         for key, mask in self.storages(masks).items():
             if key in self._storages:
                 nbytes, place = self._storages[key]
-                totals[mask].bytes += nbytes
-                totals[mask].places[place] += nbytes
+                reached = totals[mask]
+                reached.bytes += nbytes
+                reached.places[place] += nbytes
         return dict(totals)

@@ -11,25 +11,30 @@ from memlab.ownership.survey import survey
 from memlab.unavailable import Unavailable
 
 
-def owners(tensor: Tensor | None = None, *, limit: int | None = None) -> list[Owner]:
+def owners(tensor: Tensor | None = None, *, limit: int | None = None, seconds: float | None = 2.0) -> list[Owner]:
     """Return the Python names that keep autograd graphs alive, those that alone keep most first.
 
     Takes a look at Python's whole heap, so it is not for hot paths: about a second for a million objects. It runs no
-    code of the objects that it looks at, unpacks nothing, and keeps nothing alive.
+    code of the objects that it looks at, unpacks nothing, and keeps nothing alive. Graphs are read for as long as the
+    whole can be expected to take no more than ``seconds``, 20,000 nodes in any case; owners of what was not read by
+    then say so (`Owner.complete`).
 
     Args:
         tensor: only the owners that keep this tensor's graph alive; of a tensor without a graph, who holds the tensor.
         limit: at most so many.
+        seconds: how long it may take; None to read every graph to its end, however long that takes.
 
     Raises:
         TypeError: ``tensor`` is not a tensor.
-        ValueError: a ``limit`` below one.
+        ValueError: a ``limit`` below one, or ``seconds`` that are not a positive number.
         Unavailable: this torch cannot show what a node keeps without running unpack hooks (2.6).
     """
     if tensor is not None and not isinstance(tensor, Tensor):
         raise TypeError(f"owners() takes one tensor, such as a loss, or nothing, not {type(tensor).__name__}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds must be more than 0, or None for no bound, got {seconds}")
     if not graph.READS_PACKED:
         raise Unavailable(f"torch {torch.__version__} cannot show what a node keeps without running unpack hooks")
-    return survey(tensor).owners[:limit]
+    return survey(tensor, seconds=seconds).owners[:limit]

@@ -44,12 +44,13 @@ def owner(each: Held, width: int | None, last: int = 0) -> Iterator[Text]:
 
 def pins(each: Held) -> str:
     """Say how much an owner keeps and by how much it grows."""
+    least = "" if each.complete else "at least "
     if each.tensors or not each.nodes:
         alone = "" if each.exclusive == each.bytes else f", {format_bytes(each.exclusive)} of them alone"
         count = f"{each.tensors:,} {'saved ' if each.holds == 'graph' else ''}tensor{'' if each.tensors == 1 else 's'}"
-        text = f"... pins {format_bytes(each.bytes)} in {count}{alone}"
+        text = f"... pins {least}{format_bytes(each.bytes)} in {count}{alone}"
     else:
-        text = f"... pins {each.nodes:,} node{'' if each.nodes == 1 else 's'} and nothing that they saved"
+        text = f"... pins {least}{each.nodes:,} node{'' if each.nodes == 1 else 's'} and nothing that they saved"
     return text + (f", +{format_bytes(each.per_step)} every step" if each.per_step > 0 else "")
 
 

@@ -68,7 +68,8 @@ def _key(each: Held | Owner) -> tuple[str, str, str]:
 def _held(owner: Owner, step: int, before: Held | None, within: bool) -> Held:
     passed = step - before.step if before is not None else 0
     per_step = (owner.bytes - before.bytes) // passed if before is not None and passed > 0 else owner.bytes_per_step
-    if before is not None and (passed <= 0 or (within and before.per_step > 0)):
+    known = before is not None and before.per_step > 0
+    if before is not None and (passed <= 0 or ((within or not owner.complete) and known)):
         per_step = before.per_step
     nodes_grow = owner.nodes_per_step > 0 or (before is not None and passed > 0 and owner.nodes > before.nodes)
     record = Held(
@@ -85,6 +86,7 @@ def _held(owner: Owner, step: int, before: Held | None, within: bool) -> Held:
         source=source(owner.born),
         per_step=max(0, per_step),
         step=step,
+        complete=owner.complete,
     )
     return _with_pattern(record, owner, grows=per_step > 0 or nodes_grow)
 

@@ -81,6 +81,7 @@ class Held:
         per_step: bytes that it grew by in each step; 0 when it did not grow or was seen once.
         pattern, fix, cure: the known pattern it is, in a word; what to do, in a sentence; the experiment's arm.
         step: steps that had ended when it was seen.
+        complete: whether its graphs were read to their ends; if not, the numbers are at least what they say.
     """
 
     path: str
@@ -99,6 +100,7 @@ class Held:
     fix: str = ""
     cure: str = ""
     step: int = 0
+    complete: bool = True
 
 
 @dataclass
