@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from memlab import reasons
-from memlab.graph import READS_PACKED, Tour, key_of, saved_by
+from memlab.graph import READS_PACKED, Tour, saved_by
 from memlab.hooks import Packed, tensors_in
+from memlab.ledger import is_parameter
 from memlab.lines import GIVEN, Line, Saving, Tree, group_lines, shared_text, tree_of
-from memlab.origins import WRAPPER_REFERENCES
+from memlab.origins import WRAPPER_REFERENCES, storage_key
 from memlab.reading import Reading
 from memlab.unavailable import Unavailable
 
@@ -120,11 +121,11 @@ class Walk:
 
     def _knows(self, tensor: Tensor) -> bool:
         """Whether this very tensor is held by the walk itself: another node saved it, too."""
-        known = self._found.get(key_of(tensor) or 0)
+        known = self._found.get(storage_key(tensor) or 0)
         return known is not None and known[0] is tensor
 
     def _add(self, tensor: Tensor, packed: Packed | None, node: Any, name: str, *, held: bool) -> None:
-        key = key_of(tensor)
+        key = storage_key(tensor)
         if key is None:
             self.unseen[f"{node.name()} ({tensor.layout})"] += 1
             return
@@ -190,7 +191,7 @@ class Walk:
 
     def _kind(self, key: int, tensor: Tensor, name: str) -> str:
         base = tensor._base if tensor._is_view() else None
-        if key in self._parameters or _is_parameter(tensor) or _is_parameter(base):
+        if key in self._parameters or is_parameter(tensor) or (base is not None and is_parameter(base)):
             return "parameter"
         if tensor.grad_fn is not None:
             return "input" if base is not None and base.is_leaf else "activation"
@@ -208,10 +209,6 @@ class Walk:
 
 def _tensors_in(data: Any) -> Iterable[Tensor]:
     return (data,) if type(data) is Tensor else tensors_in(data)
-
-
-def _is_parameter(tensor: Tensor | None) -> bool:
-    return tensor is not None and type(tensor) is not Tensor and isinstance(tensor, Parameter)  # asking it is slow
 
 
 def _is_wrapped_number(tensor: Tensor) -> bool:

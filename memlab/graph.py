@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from memlab import deep
+from memlab.node_names import saved_fields
 
 _mro, _namespace = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
-_RAW = "_raw_saved_"
-_saved_fields: dict[type, list[tuple[str, str]]] = {}
 
 
 def nodes(roots: Iterable[Tensor | Any]) -> Iterator[Any]:
@@ -120,23 +119,6 @@ def saved_by(node: Any) -> Iterator[tuple[str, Any]]:
             data = None if each is None else each.data
             if data is not None:
                 yield name, data
-
-
-def saved_fields(kind: type) -> list[tuple[str, str]]:
-    """Return attribute and name of the fields in which nodes of this type show what they keep, packed."""
-    found = _saved_fields.get(kind)
-    if found is None:
-        found = [(each, each.removeprefix(_RAW)) for each in dir(kind) if each.startswith(_RAW)]
-        _saved_fields[kind] = found
-    return found
-
-
-def key_of(tensor: Tensor) -> int | None:
-    """Return what tells a tensor's storage from others; None if it has no storage of its own."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except NotImplementedError:  # sparse and opaque layouts have no storage of their own
-        return None
 
 
 READS_PACKED = hasattr(torch._C._autograd.SavedTensor, "data")

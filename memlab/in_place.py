@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from memlab import hook_stack
+from memlab.node_names import saved_fields
 
 LEAF, VIEW = -1, -2  # a view whose base was changed is recomputed by autograd: torch calls it an output of AsStrided
 # The saved fields of two-operand nodes that belong to the second operand; MulBackward0 saves self and other.
@@ -59,13 +60,12 @@ def _fits(maker: Any, output: int, packed: Any) -> bool:
 
 def _field_of(packed: Any, node: Any) -> tuple[str, int]:
     """Return the field of ``node`` that holds ``packed``, and its place among several saved tensors."""
-    for name in dir(type(node)):
-        if name.startswith("_raw_saved_"):
-            raw = getattr(node, name)
-            several = isinstance(raw, (tuple, list))
-            for index, each in enumerate(raw if several else (raw,)):
-                if each is not None and getattr(each, "data", None) is packed:
-                    return name.removeprefix("_raw_saved_"), index if several else 0
+    for attribute, name in saved_fields(type(node)):
+        raw = getattr(node, attribute)
+        several = isinstance(raw, (tuple, list))
+        for index, each in enumerate(raw if several else (raw,)):
+            if each is not None and getattr(each, "data", None) is packed:
+                return name, index if several else 0
     return "", 0
 
 

@@ -87,19 +87,19 @@ class SavedLedger:
             self.blind.add(f"tensors of layout {tensor.layout} have no single storage and are not counted")
             return None
         key: int = storage._cdata
+        try:
+            frame: FrameType | None = sys._getframe(2)  # what called into C++
+        except ValueError:  # a thread of the autograd engine
+            frame = None
         with self._lock:
             if self._released:
                 self._settle()
             if key in self._entries:
-                return self._share(tensor, key)
-            self._enter(tensor, key, storage.nbytes(), kind)
+                return self._share(tensor, key, frame)
+            self._enter(tensor, key, storage.nbytes(), kind, frame)
         return key
 
-    def _enter(self, tensor: Tensor, key: int, nbytes: int, kind: str | None) -> None:
-        try:
-            frame: FrameType | None = sys._getframe(3)  # what called into C++
-        except ValueError:  # a thread of the autograd engine
-            frame = None
+    def _enter(self, tensor: Tensor, key: int, nbytes: int, kind: str | None, frame: FrameType | None) -> None:
         sequence = _sequence_nr() if self._attributes else 0
         op = self._op(frame, sequence) if self._attributes else None
         index = self._origin(nbytes, kind or self._kind(tensor, key, sequence, op), tensor, op, frame)
@@ -111,7 +111,7 @@ class SavedLedger:
         if op is None and self._storages is not None:
             self._storages.here.operators.wait(self, key, sequence)
 
-    def _share(self, tensor: Tensor, key: int) -> int:
+    def _share(self, tensor: Tensor, key: int, frame: FrameType | None) -> int:
         index = self._entries[key] & INDEX_MASK
         self._serial += 1
         token = key | self._serial << KEY_BITS
@@ -119,10 +119,6 @@ class SavedLedger:
         if not self._attributes:
             self._shares[token] = index
             return token
-        try:
-            frame: FrameType | None = sys._getframe(3)
-        except ValueError:
-            frame = None
         first, sequence = self._origins[index], _sequence_nr()
         op = self._op(frame, sequence)
         self._shares[token] = self._origin(first.bytes, first.kind, tensor, op, frame)
@@ -187,8 +183,8 @@ class SavedLedger:
         if made is not None and made.kind is not None:
             return made.kind
         if tensor.is_leaf:
-            return "parameter" if _is_parameter(tensor) else self._leaf_kind(tensor, key, made)
-        if tensor._is_view() and (base := tensor._base) is not None and (base.is_leaf or _is_parameter(base)):
+            return "parameter" if is_parameter(tensor) else self._leaf_kind(tensor, key, made)
+        if tensor._is_view() and (base := tensor._base) is not None and (base.is_leaf or is_parameter(base)):
             return self._view_kind(base, made)
         if made is None and storages is not None:
             return "activation" if _is_compiled(tensor) else "input"
@@ -196,7 +192,7 @@ class SavedLedger:
         return "own output" if just_made else "activation"
 
     def _view_kind(self, base: Tensor, made: Made | None) -> str:
-        if _is_parameter(base):
+        if is_parameter(base):
             return "parameter"
         return "input" if made is None else "activation"
 
@@ -343,7 +339,7 @@ class SavedLedger:
         return group_lines((reading.line(key) for key in counted), what)
 
 
-def _is_parameter(tensor: Tensor) -> bool:
+def is_parameter(tensor: Tensor) -> bool:
     kind = type(tensor)
     # isinstance runs Python code of Parameter's metaclass: not for the usual types.
     return kind is Parameter or (kind is not Tensor and isinstance(tensor, Parameter))

@@ -21,6 +21,8 @@ UNKNOWN = "unknown"
 _functions: Any = torch._C._functions
 _PLAIN = (Tensor, Parameter)
 _FEW = 8
+_RAW = "_raw_saved_"
+_saved_fields: dict[Any, list[tuple[str, str]]] = {}
 _asked: Counter[int] = Counter()
 _learned: dict[tuple[str, str], str] = {}
 done: dict[int, Any] = {}  # operators that need no more watching, by id; kept, so ids stay
@@ -79,11 +81,20 @@ def node_name(op: Any) -> str:
     return _learned[key]
 
 
+def saved_fields(kind: Any) -> list[tuple[str, str]]:
+    """Return attribute and name of the fields in which nodes of this type show what they keep, packed."""
+    found = _saved_fields.get(kind)
+    if found is None:
+        found = [(each, each.removeprefix(_RAW)) for each in dir(kind) if each.startswith(_RAW)]
+        _saved_fields[kind] = found
+    return found
+
+
 @cache
 def only_field(node: str) -> str:
     """Return the field of a node that torch generated if it has but one to save tensors in, else an empty text."""
-    found = [name for name in dir(getattr(_functions, node, None)) if name.startswith("_raw_saved_")]
-    return found[0].removeprefix("_raw_saved_") if len(found) == 1 else ""
+    found = saved_fields(getattr(_functions, node, None))
+    return found[0][1] if len(found) == 1 else ""
 
 
 def _key(op: Any) -> tuple[str, str]:

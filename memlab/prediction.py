@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from memlab.report import write_atomically
+from memlab.report import parsed, write_atomically
 
 FITS, DIES, UNKNOWN = "fits", "dies", "unknown"
 _FORMAT, _VERSION = "memlab prediction", 1
@@ -93,10 +93,7 @@ class Prediction:
     @classmethod
     def from_json(cls, text: str) -> Prediction:
         """Return the prediction in ``text``. Raises `NotAPrediction` with a sentence for anything else."""
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise NotAPrediction(f"it is not JSON ({error})") from None
+        content = parsed(text, NotAPrediction)
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise NotAPrediction("it is no memlab prediction")
         if (version := content.pop("version", None)) != _VERSION:

@@ -102,10 +102,11 @@ class Report:
     @classmethod
     def from_json(cls, text: str) -> Report:
         """Return the report in ``text``. Raises `NotAReport` with a sentence for anything else."""
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise NotAReport(f"it is not JSON ({error})") from None
+        return cls.from_content(parsed(text))
+
+    @classmethod
+    def from_content(cls, content: Any) -> Report:
+        """As `from_json`, of what `parsed` has returned."""
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise NotAReport("it is JSON, but not a memlab report")
         if content.get("version") != _VERSION:
@@ -180,12 +181,16 @@ def read_text(path: Path) -> str:
         raise NotAReport("it is not text") from None
 
 
-def format_of(text: str) -> str:
-    """Return what a saved file says that it is; empty for anything that is not one."""
+def parsed(text: str, refusal: type[ValueError] = NotAReport) -> Any:
+    """Return what JSON says. Raises ``refusal`` with a sentence where it is none."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return ""
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise refusal(f"it is not JSON ({error})") from None
+
+
+def format_of(content: Any) -> str:
+    """Return what a saved file's content says that it is; empty for anything that is not one."""
     return str(content.get("format", "")) if isinstance(content, dict) else ""
 
 

@@ -7,15 +7,14 @@ when they return. So bars do not add up: one matters where the memory in use the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from memlab.as_cuda.checked import ABOVE, BOUNDS, EXACT
 from memlab.as_cuda.scratch import nbytes
+from memlab.hooks import tensors_in
 from memlab.probes.storages import VIEW, outputs_of
 
 OPEN = {
@@ -45,7 +44,7 @@ class Bound(NamedTuple):
 
     def of(self, args: Sequence[Any], out: Any) -> int:
         """Return the bytes for a call."""
-        return ceil(self.times * sum(nbytes(each) for each in _tensors((args, out)))) + self.fixed
+        return ceil(self.times * sum(nbytes(each) for each in tensors_in((args, out)))) + self.fixed
 
 
 def bound_of(operator: Any) -> Bound | None:
@@ -93,11 +92,3 @@ class Bars:
         """Return by operator how far it may have gone above ``peak``, the farthest first; bytes."""
         found = {name: level - peak for name, level in self.levels.items() if level > peak}
         return dict(sorted(found.items(), key=lambda each: -each[1]))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _tensors(each)

@@ -53,13 +53,13 @@ def _file(given: argparse.Namespace, path: Path) -> int:
             raise Wrong(f"{path} is no memory snapshot; --replay and --card are for those")
         show = way(given, sys.stdout)
         with options.wrong(f"cannot show {path}"):
-            text = report.read_text(path)
-            if report.format_of(text) == trace.FORMAT:
+            content = report.parsed(report.read_text(path))
+            if report.format_of(content) == trace.FORMAT:
                 from memlab.show import _trace
 
-                _trace.show(trace.Trace.from_json(text), sys.stdout, given.show)
+                _trace.show(trace.Trace.from_content(content), sys.stdout, given.show)
                 return HOLDS
-            found = report.Report.from_json(text)
+            found = report.Report.from_content(content)
     except OSError as error:
         raise Wrong(f"cannot read {path}: {error.strerror}; memlab run --json saves reports") from None
     show(found, sys.stdout)

@@ -13,6 +13,7 @@ from memlab import billing, graph
 from memlab.hooks import Packed
 from memlab.ledger import NO_CODE
 from memlab.lines import GIVEN
+from memlab.node_names import saved_fields
 
 LEAST = 20_000  # nodes that are read however long it takes: the same answer for a usual graph on any machine
 _LOOKS_AT_CLOCK = 256  # nodes
@@ -95,7 +96,7 @@ class Graphs:
                     walk.kept = []
                 elif kind.__name__ == "AccumulateGrad":
                     self.variables[id(node.variable)] = number
-                elif not graph.saved_fields(kind):
+                elif not saved_fields(kind):
                     blank.add(kind)
             if not number % _LOOKS_AT_CLOCK and number >= LEAST and time.perf_counter() > deadline:
                 return

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from memlab import graph, origins
+from memlab import origins
 from memlab.ownership import anchors, look
 from memlab.ownership.alive import Garbage
 from memlab.ownership.anchors import Anchors
@@ -88,7 +88,7 @@ def _survey(tensor: Tensor | None, made: dict[int, int], seconds: float) -> Surv
 
 def _wanted(tensor: Tensor | None, made: dict[int, int]) -> Callable[[Tensor], bool] | None:
     if made:
-        return lambda each: graph.key_of(each) in made
+        return lambda each: origins.storage_key(each) in made
     if tensor is not None and tensor.grad_fn is None:
         return lambda each: each is tensor
     return None
@@ -139,7 +139,7 @@ class _Look:
         masks: defaultdict[int, int] = defaultdict(int)
         sizes: dict[int, int] = {}
         for each in self._found.plain:
-            key = graph.key_of(each)
+            key = origins.storage_key(each)
             if key is not None and id(each) not in self._numbers:
                 masks[key] |= self._assignment.of(id(each))
                 sizes[key] = each.untyped_storage().nbytes()
@@ -155,7 +155,7 @@ class _Look:
     def _pinned(self, holders: dict[int, int], reached: list[int]) -> Callable[[Key], tuple[int, int]]:
         masks: defaultdict[int, int] = defaultdict(int, self._graphs.storages(reached))
         for each in self._found.plain:
-            key = graph.key_of(each)
+            key = origins.storage_key(each)
             if key is not None:
                 masks[key] |= holders.get(id(each), 0) | self._assignment.of(id(each))
         nbytes: Counter[int] = Counter()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from memlab.report import NotAReport, read_text, whole, write_atomically
+from memlab.report import NotAReport, parsed, read_text, whole, write_atomically
 
 FORMAT, VERSION = "memlab trace", 1
 FINISHED, STOPPED, INTERRUPTED, OUT_OF_MEMORY, FAILED = "finished", "stopped", "interrupted", "out of memory", "failed"
@@ -168,10 +168,11 @@ class Trace:
     @classmethod
     def from_json(cls, text: str) -> Trace:
         """Return the trace in ``text``. Raises `NotAReport` with a sentence for anything else."""
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise NotAReport(f"it is not JSON ({error})") from None
+        return cls.from_content(parsed(text))
+
+    @classmethod
+    def from_content(cls, content: Any) -> Trace:
+        """As `from_json`, of what `memlab.report.parsed` has returned."""
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise NotAReport("it is JSON, but not a memlab trace")
         version = content.pop("version", None)
