@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from typing import Any
 
 import torch
@@ -74,10 +73,8 @@ class CardLedger(StorageLedger):
         with self._lock:
             if self._keep_peak and self._events and self._at_peak[0] < self._current == self._peak:
                 self._at_peak = self._current, list(self._live.values())
-            released: list[Made] = []
-            while self._events:
-                released.append(self._events.popleft())
-            self._book(deque(released))
+            released = list(self._waiting())
+            self._book(released)
             for made in released:
                 self.give_back(made.address)
 

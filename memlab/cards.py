@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     from memlab.allocator import Allocator
 
 MIB, GIB = 1 << 20, 1 << 30
+# One figure for all cards, seen on an RTX 6000 Ada with torch 2.10 (unslothai/unsloth-zoo, pull request 1053).
 CONTEXT = 426 * MIB
-CONTEXT_SOURCE = (
-    "one figure for all cards: 426 MiB were seen on an RTX 6000 Ada with torch 2.10 "
-    "(unslothai/unsloth-zoo, pull request 1053); NVML tells yours"
-)
 # Properties(...): total_memory as torch prints it, in MiB; text: the capacity in an out-of-memory text, to 0.01 GiB.
 PROPERTIES, TEXT, NOMINAL = "printed by torch", "read from torch's out-of-memory text", "nominal"
 # cudaDevAttrMaxThreadsPerMultiProcessor by compute capability (CUDA C++ Programming Guide, technical specifications).

@@ -21,7 +21,6 @@ from memlab.prediction import DIES, FITS, Prediction
 from memlab.probes.saved import Saved
 from memlab.reachable import tensors_of
 
-LARGEST_BLOCKS = 6
 DOUBLINGS = 20
 
 

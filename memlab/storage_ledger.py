@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from threading import RLock
 from types import CodeType
 from typing import Any
@@ -94,12 +95,15 @@ class StorageLedger:
     def settle(self) -> None:
         """Account for what was created and released since the last time, in that order."""
         with self._lock:
-            self._book(self._events)
+            self._book(self._waiting())
 
-    def _book(self, events: deque[Made]) -> None:
+    def _waiting(self) -> Iterator[Made]:
+        while self._events:
+            yield self._events.popleft()
+
+    def _book(self, events: Iterable[Made]) -> None:
         live, current, peak = self._live, self._current, self._peak
-        while events:
-            made = events.popleft()
+        for made in events:
             if not made.booked:
                 made.booked = True
                 current += made.bytes

@@ -25,7 +25,6 @@ SEQUENCES: tuple[tuple[type, Any], ...] = (
     (tuple, tuple.__iter__),
     (deque, deque.__iter__),
 )
-SETS: tuple[tuple[type, Any], ...] = ((set, set.__iter__), (frozenset, frozenset.__iter__))
 # What only leads to what it holds, and has no attributes to speak of.
 _ITERABLES: list[Any] = [[], (), {}, set(), deque()]
 PASSING: tuple[type, ...] = (
