@@ -9,12 +9,6 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from memlab import options
-from memlab.guard import judge, runner, session, summary
-
-# Loaded before pytester's sessions, which forget what they import and would load torch twice.
-assert all((torch, options, judge, runner, session, summary))
-
 HEAD = """
 import pytest, torch, unittest
 from torch import nn

@@ -7,17 +7,6 @@ import sys
 import pytest
 import samples
 
-from memlab import isolate, measure
-from memlab.show import _details
-
-
-@pytest.fixture(scope="module", autouse=True)
-def loaded():
-    """Load everything now: pytester forgets what a session inside a test imports, and would load torch twice."""
-    isolate.ask(os.getpid)
-    assert measure
-    assert _details
-
 
 @pytest.fixture
 def checkout(pytester, monkeypatch):

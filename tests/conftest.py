@@ -1,0 +1,29 @@
+"""What pytest's own testing plugin must not undo."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from _pytest.pytester import SysModulesSnapshot
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_once(tmp_path_factory):
+    """Let modules stay imported that a session inside a test was the first to import.
+
+    pytester takes sys.modules back after each session, but parts of torch refuse to be imported twice in a process
+    (torch._inductor: "Artifact of type=autotune already registered"). Only what a test wrote itself goes.
+    """
+    take_back, tests = SysModulesSnapshot.restore, tmp_path_factory.getbasetemp()
+
+    def restore(self):
+        now = dict(sys.modules)
+        take_back(self)
+        for name, module in now.items():
+            file = getattr(module, "__file__", None)
+            if file is None or not Path(file).is_relative_to(tests):
+                sys.modules.setdefault(name, module)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SysModulesSnapshot, "restore", restore)
+        yield
