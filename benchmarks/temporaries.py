@@ -37,7 +37,7 @@ from memlab.as_cuda import Gpu
 from memlab.as_cuda.mode import KERNELS
 from memlab.as_cuda.ordering import EARLY
 from memlab.as_cuda.scratch import in_order, nbytes, scratch
-from memlab.probes.storages import FRESH, VIEW, outputs_of
+from memlab.dispatch import FRESH, VIEW, outputs_of
 from memlab.storage_ledger import StorageLedger
 
 SIZES = (0, 40)  # of torch's samples: 0 leaves them as they are

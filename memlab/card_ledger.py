@@ -73,7 +73,7 @@ class CardLedger(StorageLedger):
         with self._lock:
             if self._keep_peak and self._events and self._at_peak[0] < self._current == self._peak:
                 self._at_peak = self._current, list(self._live.values())
-            released = list(self._waiting())
+            released = self._waiting()
             self._book(released)
             for made in released:
                 self.give_back(made.address)

@@ -212,18 +212,18 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
     def pack(tensor: Tensor) -> Packed:
         packed = Packed()
         packed.account = None  # __del__ runs even when what follows raises
+        output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else tensor.output_nr
         if only is None:
             pairs = []
             for each in ledgers:
-                if each.recording and (key := each.add(tensor)) is not None:
+                if each.recording and (key := each.add(tensor, output)) is not None:
                     pairs.append((each, key))
             packed.count_in(pairs)
-        elif only.recording and (key := only.add(tensor)) is not None:
+        elif only.recording and (key := only.add(tensor, output)) is not None:
             packed.account, packed.held = only, key
         # Autograd's own SavedVariable keeps an own output detached too: keeping the tensor itself would make a cycle.
         # _make_subclass detaches, with all modes off: none, ours or the user's, sees an operator the user did not call.
         packed.value = _make_subclass(Tensor, tensor) if type(tensor) in _PLAIN else tensor.detach()
-        output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else tensor.output_nr
         packed.state = (output - VIEW) << _VERSION_BITS | tensor._version
         return packed
 
@@ -247,7 +247,7 @@ def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: Pair) -> Pair:
             packed.value = value = user_pack(tensor)
         except _StopRecomputation:  # checkpoint keeps this one, its last, and ends its second forward by raising
             for ledger in ledgers:
-                if ledger.recording and (key := ledger.add(tensor)) is not None:
+                if ledger.recording and (key := ledger.add(tensor, _output(tensor))) is not None:
                     ledger.release(key)  # so that the peak knows of it
             raise
         kept = list(tensors_in(value))
@@ -255,7 +255,8 @@ def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: Pair) -> Pair:
         for ledger in ledgers:
             if ledger.recording:
                 for each in kept:  # a tensor that shares the original's storage is what the original is
-                    key = ledger.add(tensor) if _shares(each, tensor) else ledger.add(each, "activation")
+                    one, kind = (tensor, None) if _shares(each, tensor) else (each, "activation")
+                    key = ledger.add(one, _output(one), kind)
                     if key is not None:
                         pairs.append((ledger, key))
         packed.count_in(pairs)
@@ -265,6 +266,11 @@ def _wrapped_pair(ledgers: tuple[SavedLedger, ...], user: Pair) -> Pair:
         return user_unpack(packed.value)
 
     return pack, unpack
+
+
+def _output(tensor: Tensor) -> int:
+    """Return which output of its node a tensor is, or `LEAF`, or `VIEW`."""
+    return LEAF if tensor.is_leaf else VIEW if tensor._is_view() else tensor.output_nr
 
 
 def tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from memlab import origins
+from memlab.in_place import LEAF, VIEW
 from memlab.lines import GIVEN, Line, Origin, group_lines
 from memlab.modules import ModuleNames, Places
 from memlab.reading import INDEX_MASK, KEY_BITS, KEY_MASK, STEP_BITS, Reading
@@ -76,9 +77,10 @@ class SavedLedger:
         self._lock = RLock()  # several threads may save and read; a finalizer that runs inside may save, too
         self.release = self._released.append  # called once for each key that `add` has returned
 
-    def add(self, tensor: Tensor, kind: str | None = None) -> int | None:
+    def add(self, tensor: Tensor, output: int, kind: str | None = None) -> int | None:
         """Count one more saved tensor; whoever keeps it calls ``release`` with what this returns. Hot path.
 
+        ``output`` is which output of its node it is, or `LEAF`, or `VIEW` (of `memlab.in_place`).
         Returns the storage's key for the first saved tensor on it, the key and a number above it for others.
         """
         try:
@@ -96,20 +98,18 @@ class SavedLedger:
                 self._settle()
             if key in self._entries:
                 return self._share(tensor, key, frame)
-            self._enter(tensor, key, storage.nbytes(), kind, frame)
+            op, sequence = None, 0
+            if self._attributes:
+                sequence = _sequence_nr()
+                op = self._op(frame, sequence, key)
+            kind = kind or self._kind(tensor, key, output, sequence, op)
+            index = self._origin(storage.nbytes(), kind, tensor, op, frame)
+            self._entries[key] = index | self.step << STEP_BITS if self.step else index
+            self._alive[index] += 1
+            self._current += self._counted[index]
+            if self._current > self._peak:
+                self._peak = self._current
         return key
-
-    def _enter(self, tensor: Tensor, key: int, nbytes: int, kind: str | None, frame: FrameType | None) -> None:
-        sequence = _sequence_nr() if self._attributes else 0
-        op = self._op(frame, sequence) if self._attributes else None
-        index = self._origin(nbytes, kind or self._kind(tensor, key, sequence, op), tensor, op, frame)
-        self._entries[key] = index | self.step << STEP_BITS if self.step else index
-        self._alive[index] += 1
-        self._current += self._counted[index]
-        if self._current > self._peak:
-            self._peak = self._current
-        if op is None and self._storages is not None:
-            self._storages.here.operators.wait(self, key, sequence)
 
     def _share(self, tensor: Tensor, key: int, frame: FrameType | None) -> int:
         index = self._entries[key] & INDEX_MASK
@@ -119,15 +119,16 @@ class SavedLedger:
         if not self._attributes:
             self._shares[token] = index
             return token
-        first, sequence = self._origins[index], _sequence_nr()
-        op = self._op(frame, sequence)
+        first = self._origins[index]
+        op = self._op(frame, _sequence_nr(), token)
         self._shares[token] = self._origin(first.bytes, first.kind, tensor, op, frame)
-        if op is None and self._storages is not None:
-            self._storages.here.operators.wait(self, token, sequence)
         return token
 
-    def _op(self, frame: FrameType | None, sequence: int) -> Any:
-        """Return what the tensor is saved for: an operator that has run, who saves it if none does, None if unknown."""
+    def _op(self, frame: FrameType | None, sequence: int, token: int) -> Any:
+        """Return what the tensor is saved for: an operator that has run, or who saves it if none does.
+
+        None if that is not known; the operator that runs next will tell, if it was for that.
+        """
         name = origins.saver(frame)
         if name is not None:
             if name == "CompiledFunctionBackward":
@@ -135,7 +136,11 @@ class SavedLedger:
             return name
         if self._storages is None:
             return None
-        return self._storages.here.operators.op_that_ran(sequence)
+        operators = self._storages.here.operators
+        if operators.last_sequence == sequence:  # None if it ran with autograd off: a custom Function of C++ saves it
+            return operators.last_op
+        operators.wait(self, token, sequence)
+        return None
 
     def _origin(self, nbytes: int, kind: str, tensor: Tensor, op: Any, frame: FrameType | None) -> int:
         code, instruction = origins.user_code(frame, self._files) if self._where else NO_CODE
@@ -174,7 +179,7 @@ class SavedLedger:
             self._alive[unnamed] -= 1
             self._alive[index] += 1
 
-    def _kind(self, tensor: Tensor, key: int, sequence: int, op: Any) -> str:
+    def _kind(self, tensor: Tensor, key: int, output: int, sequence: int, op: Any) -> str:
         """Return the class of the storage."""
         # tensor.grad_fn is not asked: from torch 2.13 on, a node that Python has seen is freed recursively, so a chain
         # of 50,000 such nodes overflows the stack when it goes.
@@ -182,9 +187,9 @@ class SavedLedger:
         made = None if storages is None else storages.made(key)
         if made is not None and made.kind is not None:
             return made.kind
-        if tensor.is_leaf:
+        if output == LEAF:
             return "parameter" if is_parameter(tensor) else self._leaf_kind(tensor, key, made)
-        if tensor._is_view() and (base := tensor._base) is not None and (base.is_leaf or is_parameter(base)):
+        if output == VIEW and (base := tensor._base) is not None and (base.is_leaf or is_parameter(base)):
             return self._view_kind(base, made)
         if made is None and storages is not None:
             return "activation" if _is_compiled(tensor) else "input"

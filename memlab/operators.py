@@ -29,11 +29,11 @@ class Operators:
     def runs(self, op: Any, sequence: int, grad: bool) -> None:
         """An operator is about to run, ``grad`` says whether with autograd on. Hot path."""
         if self.waiting:
-            self._name_waiting(op if grad else None, sequence)
+            self.name_waiting(op if grad else None, sequence)
         if op is not CLONE:
             self.last_op, self.last_sequence = op if grad else None, sequence
 
-    def _name_waiting(self, op: Any, sequence: int) -> None:
+    def name_waiting(self, op: Any, sequence: int) -> None:
         """Tell what waits that it was saved for this operator, or for none that is seen (None). Hot path.
 
         A node takes the next sequence number when it is made, saves its inputs, lets its operator run, saves outputs.
@@ -48,14 +48,8 @@ class Operators:
             for ledger, token in waiting:
                 ledger.name_op(token, op)
 
-    def op_that_ran(self, sequence: int) -> Any:
-        """Return the operator that has run since the newest node was made, None before it has. Hot path."""
-        return self.last_op if self.last_sequence == sequence else None
-
     def wait(self, ledger: Names, token: int, sequence: int) -> None:
         """Let the operator that runs next tell ``ledger`` its name. Hot path."""
-        if self.last_sequence == sequence:
-            return  # others ran since the node was made: a custom Function of C++ saves it
         if self._waits_at != sequence:
             self.waiting.clear()
             self._waits_at = sequence

@@ -149,11 +149,8 @@ def _count_unheld_references() -> int:
     def kind(tensor: torch.Tensor) -> None:
         leaf_kind(tensor)
 
-    def enter(tensor: torch.Tensor) -> None:
-        kind(tensor)
-
     def add(tensor: torch.Tensor) -> None:
-        enter(tensor)
+        kind(tensor)
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         add(tensor)
@@ -173,5 +170,5 @@ with torch._C._DisableTorchDispatch():
     # somebody has: differs between versions of torch.
     WRAPPER_REFERENCES = _count_wrapper_references(alive=False)
     WRAPPER_REFERENCES_IN_HAND = _count_wrapper_references(alive=True)
-    # What sys.getrefcount shows, four calls below a pack hook, for a tensor that no Python code holds.
+    # What sys.getrefcount shows, three calls below a pack hook, for a tensor that no Python code holds.
     UNHELD_REFERENCES = _count_unheld_references()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
 from threading import RLock
 from types import CodeType
 from typing import Any
@@ -97,11 +96,11 @@ class StorageLedger:
         with self._lock:
             self._book(self._waiting())
 
-    def _waiting(self) -> Iterator[Made]:
-        while self._events:
-            yield self._events.popleft()
+    def _waiting(self) -> list[Made]:
+        take = self._events.popleft
+        return [take() for _ in range(len(self._events))]
 
-    def _book(self, events: Iterable[Made]) -> None:
+    def _book(self, events: list[Made]) -> None:
         live, current, peak = self._live, self._current, self._peak
         for made in events:
             if not made.booked:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import memlab
-from memlab import stepping, threads
+from memlab import dispatch, stepping, threads
 
 START = threading.Thread.start
 
@@ -233,3 +233,24 @@ def test_under_a_history_threads_are_told():
     with memlab.watch(history=True) as seen:
         run(lambda: forward(keep))
     assert "threads that were started meanwhile are not seen under a history or as on a card" in seen.blind
+
+
+def test_threads_may_meet_an_operator_at_the_same_time():
+    packets = [getattr(torch.ops.aten, name) for name in dir(torch.ops.aten)]
+    operators = [
+        each.default for each in packets if hasattr(each, "default") and id(each.default) not in dispatch._rules
+    ]
+    assert len(operators) > 100
+    barrier, rules = threading.Barrier(4), []
+
+    def meet():
+        barrier.wait()
+        rules.append([dispatch._rule_of(each) for each in operators])
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        run(*[meet] * 4)
+    finally:
+        sys.setswitchinterval(before)
+    assert len(rules) == 4 and all(each == rules[0] for each in rules)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from memlab.allocator import Allocator
-from memlab.probes.storages import Mode, Storages
+from memlab.dispatch import Mode
+from memlab.probes.storages import Storages
 from memlab.snapshots.merge import merge, settle_categories
 from memlab.stacks import is_own
 from memlab.storage_history import StorageHistory

@@ -1,0 +1,162 @@
+"""The dispatch mode that tells a ledger of every storage which an operator makes.
+
+Each operator has a rule of its own (``torch.library.register_torch_dispatch``), which C++ calls instead of the mode's
+``__torch_dispatch__``: what an operator needs is decided once, when it is first met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memlab import node_names
+from memlab.operators import CLONE
+from memlab.origins import storage_key
+from memlab.storage_ledger import StorageLedger
+
+Rule = Callable[["Mode", Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+
+# What an operator's outputs are, by its schema: storages of its own, views of its inputs, the inputs it writes to; or
+# not known, for operators outside aten that may break their schema's promise.
+FRESH, VIEW, WRITTEN, DOUBTFUL = range(4)
+
+# Their schemas promise a fresh output, but they return an alias of their input.
+_ALIASING = {"aten::_unsafe_view", "aten::_reshape_alias", "aten::lift", "aten::_reshape_from_tensor"}
+
+# By id, for an operator's own hash is Python code; each with its operator, so that ids stay.
+_outputs: dict[int, tuple[Any, int]] = {}
+_rules: dict[int, tuple[Any, Rule]] = {}
+_lock = Lock()
+_library = torch.library.Library("aten", "FRAGMENT")
+_sequence_nr = torch._C._autograd._get_sequence_nr
+_grad_enabled = torch.is_grad_enabled
+_watched = node_names.watched
+
+
+class Mode(TorchDispatchMode):
+    """Sees every operator of its thread and tells the ledger of what it returns."""
+
+    def __init__(self, ledger: StorageLedger) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ledger = ledger
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True wraps every call in torch._dynamo.disable: 4 us an operator, and a second to import
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True  # torch.compile goes on compiling inside a watch
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        known = _rules.get(id(func))
+        rule = known[1] if known is not None else _rule_of(func)
+        return rule(self, func, types, args, kwargs or {})
+
+    def see(self, func: Any, out: Tensor, sequence: int, outputs: int, args: tuple[Any, ...]) -> None:
+        """Account for one output of the operator ``func``; ``outputs`` is what `outputs_of` says of it."""
+        if outputs != VIEW:
+            fresh = outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args))
+            self.ledger.see(out, sequence, fresh, func)
+
+
+class ThreadMode(Mode):
+    """A `Mode` in a thread that may live on when the probe has ended."""
+
+    def __init__(self, ledger: StorageLedger, is_open: Callable[[], bool]) -> None:
+        super().__init__(ledger)
+        self._is_open = is_open
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self._is_open():
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        return func(*args, **(kwargs or {}))
+
+
+def outputs_of(func: Any) -> int:
+    """Return what an operator's outputs are: FRESH, VIEW, WRITTEN or DOUBTFUL."""
+    known = _outputs.get(id(func))
+    if known is None:
+        known = _outputs[id(func)] = func, _outputs_of(func)
+    return known[1]
+
+
+def _outputs_of(func: Any) -> int:
+    if not _is_aten(func):
+        return DOUBTFUL
+    aliases = [returned.alias_info for returned in func._schema.returns]
+    if any(alias is not None and alias.is_write for alias in aliases):
+        return WRITTEN
+    return VIEW if any(alias is not None for alias in aliases) or func._schema.name in _ALIASING else FRESH
+
+
+def _is_aten(func: Any) -> bool:
+    return isinstance(func, OpOverload) and func.namespace == "aten"
+
+
+def _rule_of(func: Any) -> Rule:
+    with _lock:  # torch refuses a second rule
+        if id(func) not in _rules:
+            outputs = outputs_of(func)
+            rule = _view_rule(func) if outputs == VIEW else _maker_rule(func, outputs)
+            _rules[id(func)] = func, rule
+            if _is_aten(func):
+                torch.library.register_torch_dispatch(func, Mode, rule, lib=_library)
+        return _rules[id(func)][1]
+
+
+def _call_of(func: Any) -> Any:
+    """Return what OpOverload.__call__ calls: one Python frame less for each operator."""
+    return func._op if type(func) is OpOverload else func
+
+
+def _view_rule(func: Any) -> Rule:
+    """Half of all operators that run are views: they make no storage, and their nodes save sizes, no tensors."""
+    call = _call_of(func)
+
+    def view(mode: Mode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return call(*args, **kwargs) if kwargs else call(*args)
+
+    return view
+
+
+def _maker_rule(func: Any, outputs: int) -> Rule:
+    call, number, is_clone, is_fresh = _call_of(func), id(func), func is CLONE, outputs == FRESH
+
+    def make(mode: Mode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        ledger, sequence, grad = mode.ledger, _sequence_nr(), _grad_enabled()
+        operators = ledger.here.operators
+        if _watched:
+            node_names.learn()
+        if operators.waiting:
+            operators.name_waiting(func if grad else None, sequence)
+        if not is_clone:
+            operators.last_op, operators.last_sequence = func if grad else None, sequence
+        out = call(*args, **kwargs) if kwargs else call(*args)
+        if grad and sequence != operators.sequence and not is_clone:  # a node was made since the last operator
+            operators.sequence = sequence
+            if number not in node_names.done:
+                node_names.watch(func, out, sequence)
+        if is_fresh and isinstance(out, Tensor):
+            ledger.see(out, sequence, True, func)
+        else:
+            for each in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(each, Tensor):
+                    mode.see(func, each, sequence, outputs, args)
+        return out
+
+    return make
+
+
+def _is_alias(out: Tensor, args: tuple[Any, ...]) -> bool:
+    return any(isinstance(each, Tensor) and storage_key(each) == storage_key(out) for each in args)
