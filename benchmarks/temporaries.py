@@ -37,8 +37,8 @@ from memlab.as_cuda import Gpu
 from memlab.as_cuda.mode import KERNELS
 from memlab.as_cuda.ordering import EARLY
 from memlab.as_cuda.scratch import in_order, nbytes, scratch
+from memlab.card_ledger import CardLedger
 from memlab.dispatch import FRESH, VIEW, outputs_of
-from memlab.storage_ledger import StorageLedger
 
 SIZES = (0, 40)  # of torch's samples: 0 leaves them as they are
 SAMPLES, SECONDS = 24, 2  # for one operator and type
@@ -79,6 +79,7 @@ class Sweep(TorchDispatchMode):
         self.gpu = Gpu((device.major, device.minor), device.multi_processor_count)
         self.total = device.total_memory
         self.seen: dict[str, Seen] = {}
+        self.fault: Exception | None = None  # of the comparison; what an operator itself refuses is left out
 
     def __torch_dispatch__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         if outputs_of(func) == VIEW or (func is NORMS and (len(args) > 2 or kwargs)):
@@ -88,8 +89,16 @@ class Sweep(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         after = _requested()
         if any(each.is_cuda for each in _tensors((args, out))):
-            self._compare(func, in_order(func, args, kwargs), out, before, after)
+            try:
+                self._compare(func, in_order(func, args, kwargs), out, before, after)
+            except Exception as error:
+                self.fault = self.fault or error
         return out
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if self.fault is not None:
+            raise self.fault
 
     def _compare(self, func: Any, args: Any, out: Any, before: dict[str, int], after: dict[str, int]) -> None:
         kept = after["current"] - before["current"]
@@ -111,7 +120,7 @@ class Sweep(TorchDispatchMode):
 
     def _told(self, func: Any, args: Any, out: Any, kept: int) -> tuple[int, int]:
         card = Allocator(total=self.total)
-        ledger = StorageLedger(card)
+        ledger = CardLedger(card)
         with scratch(ledger) as use:
             if func in EARLY:
                 EARLY[func](use, self.gpu, args, None)
@@ -198,6 +207,8 @@ def sweep() -> Sweep:
                 step()
                 step()
         except Exception as error:
+            if error is seen.fault:
+                raise
             print(f"{name}: {error}".splitlines()[0], file=sys.stderr)
     return seen
 
