@@ -79,7 +79,7 @@ class Sweep(TorchDispatchMode):
         self.gpu = Gpu((device.major, device.minor), device.multi_processor_count)
         self.total = device.total_memory
         self.seen: dict[str, Seen] = {}
-        self.fault: Exception | None = None  # of the comparison; what an operator itself refuses is left out
+        self.faults: dict[str, str] = {}  # of the model, by operator; what an operator itself refuses is left out
 
     def __torch_dispatch__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         if outputs_of(func) == VIEW or (func is NORMS and (len(args) > 2 or kwargs)):
@@ -92,13 +92,8 @@ class Sweep(TorchDispatchMode):
             try:
                 self._compare(func, in_order(func, args, kwargs), out, before, after)
             except Exception as error:
-                self.fault = self.fault or error
+                self.faults.setdefault(str(func), repr(error))
         return out
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        if self.fault is not None:
-            raise self.fault
 
     def _compare(self, func: Any, args: Any, out: Any, before: dict[str, int], after: dict[str, int]) -> None:
         kept = after["current"] - before["current"]
@@ -207,8 +202,6 @@ def sweep() -> Sweep:
                 step()
                 step()
         except Exception as error:
-            if error is seen.fault:
-                raise
             print(f"{name}: {error}".splitlines()[0], file=sys.stderr)
     return seen
 
@@ -299,7 +292,11 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    found = {name: each for name, each in sweep().seen.items() if name.startswith("aten.")}
+    swept = sweep()
+    if swept.faults:
+        print(*(f"{name}: {fault}" for name, fault in swept.faults.items()), sep="\n", file=sys.stderr)
+        return 1
+    found = {name: each for name, each in swept.seen.items() if name.startswith("aten.")}
     text = report(found)
     if given.write:
         (HERE.parent / "memlab" / "as_cuda" / "checked.py").write_text(module_text(found))

@@ -40,7 +40,8 @@ def _sorts() -> dict[str, Callable[[], Any]]:
                 shape, dtype=dtype
             ).topk(most)
     for count in (10, 5000, 100_000, 1_000_000):
-        found[f"randperm {count}"] = lambda count=count: torch.randperm(count)
+        for dtype in (torch.int64, torch.int32):
+            found[f"randperm {count} {dtype}"] = lambda count=count, dtype=dtype: torch.randperm(count, dtype=dtype)
         found[f"cumsum {count}"] = lambda count=count: (leaf(count).cumsum(0), torch.zeros(count, dtype=HALF).cumsum(0))
         found[f"cumsum int {count}"] = lambda count=count: torch.zeros(count, dtype=torch.int32).cumsum(0)
         found[f"nonzero {count}"] = lambda count=count: torch.zeros(count).nonzero()
@@ -137,4 +138,19 @@ def _attend(heads: int, length: int, width: int, causal: bool, kernel: Any, dtyp
         return F.scaled_dot_product_attention(*given, is_causal=causal)
 
 
-CALLS: dict[str, Callable[[], Any]] = {**_sorts(), **_places(), **_layers()}
+def _typed() -> dict[str, Callable[[], Any]]:
+    """Reductions that are told the type of what they return."""
+    found: dict[str, Callable[[], Any]] = {}
+    for given in (torch.float32, HALF, torch.int64):
+        for told in (torch.float64, torch.float32, HALF):
+            for dims in (None, 0, -1):
+
+                def reduce(given: torch.dtype = given, told: torch.dtype = told, dims: int | None = dims) -> Any:
+                    x = torch.zeros(300, 700, dtype=given)
+                    return x.sum(dims, dtype=told), x.nansum(dims, dtype=told), x.mean(dims, dtype=told)
+
+                found[f"{given} reduced over {dims} to {told}"] = reduce
+    return found
+
+
+CALLS: dict[str, Callable[[], Any]] = {**_sorts(), **_places(), **_layers(), **_typed()}

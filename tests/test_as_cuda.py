@@ -218,6 +218,26 @@ def test_a_kernels_own_memory_counts_in_the_peak_and_is_free_afterwards():
     del kept
 
 
+@pytest.mark.parametrize(
+    ("dtype", "call", "expected"),
+    [  # bytes asked for beside the output, measured on torch 2.13's CUDA build
+        (torch.float32, lambda x: x.sum(dtype=torch.float64), 1_680_212),
+        (torch.float32, lambda x: x.sum(0, dtype=torch.float64), 1_680_000),
+        (torch.float32, lambda x: x.mean(dtype=torch.bfloat16), 420_108),
+        (torch.float32, lambda x: x.nansum(dtype=torch.float64), 1_680_212),
+        (torch.float32, lambda x: torch.linalg.vector_norm(x, dtype=torch.float64), 1_680_212),
+        (torch.bfloat16, lambda x: x.sum(dtype=torch.float32), 108),
+    ],
+)
+def test_a_reduction_told_its_type_makes_a_copy_unless_the_kernel_reads_half_types(dtype, call, expected):
+    with as_on() as storages:
+        card, x = storages.ledger.card, torch.ones(300, 700, dtype=dtype)
+        before = card.memory_stats()["requested_bytes.all.current"]
+        out = call(x)
+        own = card.memory_stats()["requested_bytes.all.peak"] - before - out.nbytes
+    assert own == expected
+
+
 def test_optimizers_do_as_on_cuda():
     with as_on() as storages:
         weight = nn.Parameter(torch.ones(1000))

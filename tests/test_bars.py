@@ -174,6 +174,8 @@ def calls():
         st.tuples(st.just(torch.nonzero), rows, count, dtype),
         st.tuples(st.just(torch.median), rows, count, dtype),
         st.tuples(st.just(lambda x: x.logsumexp(-1)), rows, count, floats),
+        st.tuples(st.just(lambda x: x.sum(dtype=torch.float64)), rows, count, dtype),
+        st.tuples(st.just(lambda x: x.mean(0, dtype=torch.float32)), rows, count, dtype),
         st.tuples(st.just(lambda x: (x == 0).sum()), rows, count, dtype),
         st.tuples(st.just(lambda x: F.group_norm(x[:, None].expand(-1, 4, -1), 2)), rows, count, floats),
         st.tuples(st.just(lambda x: (x + 1).multinomial(1)), rows, count, floats),

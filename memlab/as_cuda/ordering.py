@@ -256,8 +256,9 @@ def _randperm(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -> None:
         return
     bits = min(64, ceil(log2(count - (6 * count * count + 1) / (12 * log(0.9)))))
     item = 4 if bits <= 32 else 8
-    use.take(INDEX * count, item * count, item * count)
-    use.use(cub.radix_sort(count, item, INDEX, gpu, bits=bits))
+    index = out.element_size()
+    use.take(index * count, item * count, item * count)
+    use.use(cub.radix_sort(count, item, index, gpu, bits=bits))
 
 
 KERNELS: dict[Any, Kernel] = {

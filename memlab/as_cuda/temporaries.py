@@ -14,6 +14,7 @@ from torch import Tensor
 
 from memlab.as_cuda import ordering, reductions
 from memlab.as_cuda.gpu import Gpu
+from memlab.as_cuda.norms import HALF
 from memlab.as_cuda.scratch import Kernel, Scratch, nbytes
 
 aten = torch.ops.aten
@@ -39,23 +40,26 @@ def _welford(tensor: Tensor) -> int:
     return 32 if tensor.element_size() == 8 else 16
 
 
-def _reduction(accumulator: Callable[[Tensor], int], dims: int | None = None) -> Kernel:
-    """A reduction of its first argument, over all, or over the dimensions in argument ``dims``."""
+def _reduction(accumulator: Callable[[Tensor], int], dims: int | None = None, *, casts: bool = False) -> Kernel:
+    """A reduction of its first argument, over all, or over the dimensions in argument ``dims``.
+
+    ``casts`` is for those that can be told the type of their output.
+    """
 
     def kernel(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -> None:
+        x = _in_type_of(use, args[0], out) if casts else args[0]
         over = args[dims] if dims is not None and len(args) > dims else None
-        _reduce(use, gpu, args[0], [over] if isinstance(over, int) else over or (), accumulator(args[0]))
+        _reduce(use, gpu, x, [over] if isinstance(over, int) else over or (), accumulator(out if casts else x))
 
     return kernel
 
 
-def _sum(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:
-    """Integers and flags are made wide first."""
-    x, over = args[0], args[1] if len(args) > 1 else ()
-    if x.dtype != out.dtype and not x.is_floating_point():
-        use.take(x.numel() * out.element_size())
-        x = torch.empty_like(x, device="meta", dtype=out.dtype)
-    _reduce(use, gpu, x, over or (), _wide(x))
+def _in_type_of(use: Scratch, x: Tensor, out: Tensor) -> Tensor:
+    """Return what is reduced: a copy in the output's type, but for half types summed in float32 (ReduceOpsUtils.h)."""
+    if x.dtype.to_real() == out.dtype.to_real() or (x.dtype in HALF and out.dtype == torch.float32):
+        return x
+    use.take(x.numel() * out.element_size())
+    return torch.empty_like(x, device="meta", dtype=out.dtype)
 
 
 def _flags(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:
@@ -262,11 +266,12 @@ def _cudnn_attention_backward(use: Scratch, gpu: Gpu, args: Sequence[Any], out: 
 
 KERNELS: dict[Any, Kernel] = {
     **ordering.KERNELS,
-    aten.sum.dim_IntList: _sum,
-    aten.sum.default: _sum,
-    aten.mean.default: _reduction(_wide),
-    aten.mean.dim: _reduction(_wide, 1),
-    aten.linalg_vector_norm.default: _reduction(_wide, 2),
+    aten.sum.dim_IntList: _reduction(_wide, 1, casts=True),
+    aten.sum.default: _reduction(_wide, casts=True),
+    aten.nansum.default: _reduction(_wide, 1, casts=True),
+    aten.mean.default: _reduction(_wide, casts=True),
+    aten.mean.dim: _reduction(_wide, 1, casts=True),
+    aten.linalg_vector_norm.default: _reduction(_wide, 2, casts=True),
     aten.amax.default: _reduction(_narrow, 1),
     aten.amin.default: _reduction(_narrow, 1),
     aten.max.default: _reduction(_narrow),
