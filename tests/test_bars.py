@@ -40,6 +40,8 @@ def shown(found):
         (cub.radix_sort(10_000_000, 2, 8, H100), 101_823_231),
         (cub.radix_sort(10_000_000, 1, 8, H100), 2_966_015),
         (cub.radix_sort(10_000, 8, 0, H100), 99_071),
+        (cub.radix_sort(5000, 4, 4, H100, bits=27), 50_175),  # of a torch.randperm(5000, dtype=torch.int32)
+        (cub.radix_sort(1_000_000, 8, 4, H100, bits=43), 12_190_975),
         (cub.radix_sort(5000, 8, 8, H100, bits=13), 87_039),
         (cub.radix_sort(2304, 8, 8, H100), 1),
         (cub.radix_sort(2305, 8, 8, H100, bits=13), cub.storage(4096, 1024, 8 * 2305, 8 * 2305, 8)),

@@ -16,8 +16,11 @@ ONE_TILE = {4: 4864, 8: 2304}  # keys that one block sorts without any storage, 
 REDUCED_BY_ONE_BLOCK = 4096  # elements
 # Keys and values of a radix sort that one block takes, by their bytes; a value of 0 bytes is a sort of keys alone.
 _HOPPER = {(1, 8): 3456, (2, 8): 5632, (4, 8): 5376, (8, 8): 4608, (4, 0): 6912, (8, 0): 5760}
+_HOPPER |= {(4, 4): 6528, (8, 4): 5760, (4, 2): 6528, (8, 2): 5760}
 _AMPERE = {(4, 8): 3072, (8, 8): 3840, (4, 0): 8064, (8, 0): 3840}
+_AMPERE |= {(4, 4): 6528, (8, 4): 3840, (4, 2): 6528, (8, 2): 3840}
 _TURING = {(4, 8): 2816, (8, 8): 2816, (4, 0): 5888, (8, 0): 2816}
+_TURING |= {(4, 4): 11776, (8, 4): 2816, (4, 2): 5888, (8, 2): 2816}
 _SELECTED = (((10, 0), 3520), ((9, 0), 4224), ((8, 6), 640), ((8, 0), 2304), ((0, 0), 640))  # from this capability on
 _UNIQUE = {
     4: (((10, 0), 5760), ((9, 0), 6528), ((8, 6), 1280), ((8, 0), 4608), ((0, 0), 1280)),
