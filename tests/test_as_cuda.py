@@ -238,6 +238,15 @@ def test_a_reduction_told_its_type_makes_a_copy_unless_the_kernel_reads_half_typ
     assert own == expected
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_sparse_tensors_run_and_are_said_not_to_be_counted():
+    with as_on() as storages:
+        a = torch.eye(64).to_sparse_csr()
+        b = a @ torch.ones(64, 64)
+    assert torch.equal(b, torch.ones(64, 64))
+    assert any("sparse_csr" in sentence for sentence in storages.blind)
+
+
 def test_optimizers_do_as_on_cuda():
     with as_on() as storages:
         weight = nn.Parameter(torch.ones(1000))

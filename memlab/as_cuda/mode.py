@@ -78,7 +78,7 @@ class CudaMode(Mode):
         if ran is None:
             ran = self._ran[id(func)] = (func, _inside(func))
         self.casts = self.casts or torch.is_autocast_enabled("cpu")
-        inside = ran[1]
+        inside = ran[1] if _all_strided(args) else None  # the ledger says that it does not count other layouts
         given = args if inside is None else in_order(func, args, kwargs)
         if inside is not None and inside.early is not None:
             with scratch(self.ledger) as use:
@@ -132,6 +132,10 @@ class CudaMode(Mode):
         if thread not in self.workspaces:
             size = self.workspaces[thread] = workspace_bytes(self.gpu.capability)
             self.ledger.take(size)
+
+
+def _all_strided(args: tuple[Any, ...]) -> bool:
+    return all(each.layout == torch.strided for each in args if isinstance(each, Tensor))
 
 
 def _any_half(args: tuple[Any, ...]) -> bool:
