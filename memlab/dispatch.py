@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memlab import node_names
+from memlab import formulas, node_names
 from memlab.operators import CLONE
 from memlab.origins import storage_key
 from memlab.storage_ledger import StorageLedger
@@ -28,6 +28,7 @@ FRESH, VIEW, WRITTEN, DOUBTFUL = range(4)
 
 # Their schemas promise a fresh output, but they return an alias of their input.
 _ALIASING = {"aten::_unsafe_view", "aten::_reshape_alias", "aten::lift", "aten::_reshape_from_tensor"}
+_ALIASING |= {"aten::unsafe_split", "aten::unsafe_split_with_sizes", "aten::unsafe_chunk"}
 
 # By id, for an operator's own hash is Python code; each with its operator, so that ids stay.
 _outputs: dict[int, tuple[Any, int]] = {}
@@ -36,6 +37,7 @@ _lock = Lock()
 _library = torch.library.Library("aten", "FRAGMENT")
 _sequence_nr = torch._C._autograd._get_sequence_nr
 _grad_enabled = torch.is_grad_enabled
+_modes_below = torch._C._len_torch_dispatch_stack
 _watched = node_names.watched
 
 
@@ -107,12 +109,21 @@ def _is_aten(func: Any) -> bool:
 def _rule_of(func: Any) -> Rule:
     with _lock:  # torch refuses a second rule
         if id(func) not in _rules:
-            outputs = outputs_of(func)
-            rule = _view_rule(func) if outputs == VIEW else _maker_rule(func, outputs)
+            rule = _new_rule(func)
             _rules[id(func)] = func, rule
             if _is_aten(func):
                 torch.library.register_torch_dispatch(func, Mode, rule, lib=_library)
         return _rules[id(func)][1]
+
+
+def _new_rule(func: Any) -> Rule:
+    outputs = outputs_of(func)
+    if outputs == VIEW:
+        return _view_rule(func)
+    rule = _maker_rule(func, outputs)
+    if func in formulas.ZEROS:
+        return _zeros_rule(rule)
+    return _formula_rule(func, rule) if func in formulas.IN_PLACE else rule
 
 
 def _call_of(func: Any) -> Any:
@@ -156,6 +167,30 @@ def _maker_rule(func: Any, outputs: int) -> Rule:
         return out
 
     return make
+
+
+def _zeros_rule(make: Rule) -> Rule:
+    def zeros(mode: Mode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        out = make(mode, func, types, args, kwargs)
+        formulas.made_zeros(mode.ledger.here.operators, out)
+        return out
+
+    return zeros
+
+
+def _formula_rule(func: Any, make: Rule) -> Rule:
+    write = _maker_rule(formulas.IN_PLACE[func], WRITTEN)
+
+    def formula(mode: Mode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found = None
+        if not _modes_below():  # a user's own mode is to see what it would see without ours
+            found = formulas.in_place(func, args, kwargs, mode.ledger.here.operators)
+        if found is None:
+            return make(mode, func, types, args, kwargs)
+        operator, given = found
+        return write(mode, operator, types, given, kwargs)
+
+    return formula
 
 
 def _is_alias(out: Tensor, args: tuple[Any, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,8 @@ class Operators:
         self.sequence = -1  # how many nodes there were at the last operator
         self.waiting: list[tuple[Names, int]] = []  # what was saved for the operator that runs next
         self._waits_at = -1
+        self.task, self.asked = -1, 0  # the backward that runs, and how many of its nodes were asked
+        self.zeros: weakref.ref[torch.UntypedStorage] | None = None  # the newest: see `memlab.formulas`
 
     def runs(self, op: Any, sequence: int, grad: bool) -> None:
         """An operator is about to run, ``grad`` says whether with autograd on. Hot path."""

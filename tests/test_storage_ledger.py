@@ -109,3 +109,10 @@ def test_sizes_are_in_the_order_of_creation_when_an_address_is_used_again():
             assert len(held) < 1000, "no address was used again: this shows nothing"
         held = held[:1] + held[-1:]
         assert seen.sizes == [2, held[1].nbytes]
+
+
+def test_unsafe_splits_are_views_whatever_their_schema_says():
+    x = torch.ones(8, 8)
+    with memlab.watch() as seen:
+        parts = [*x.unsafe_chunk(2), *x.unsafe_split(3), *x.unsafe_split_with_sizes([3, 5])]
+    assert len(parts) == 7 and seen.storages.bytes == seen.storages.peak == 0

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from memlab import formulas
 from memlab.as_cuda import attention, cells, composites, norms, optimizers
 from memlab.as_cuda.bars import Bars, Bound, bound_of
 from memlab.as_cuda.gpu import Gpu
@@ -88,8 +89,14 @@ class CudaMode(Mode):
         ledger, sequence, grad = self.ledger, _sequence_nr(), torch.is_grad_enabled()
         ledger.here.operators.runs(func, sequence, grad)
         call: Any = STAND_INS.get(func) or (norms.HALF_STAND_INS.get(func) if _any_half(args) else None) or func
+        in_place = None
+        if func in formulas.IN_PLACE:
+            in_place = formulas.in_place(func, args, kwargs, ledger.here.operators)
+        call, args = in_place or (call, args)
         out = call(*args, **(kwargs or {}))
-        self._see(func, out, args, sequence)
+        self._see(func if in_place is None else call, out, args, sequence)
+        if func in formulas.ZEROS:
+            formulas.made_zeros(ledger.here.operators, out)
         if inside is not None:
             self._run_kernel(func, inside, given, out)
         return out

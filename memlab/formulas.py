@@ -1,0 +1,153 @@
+"""What autograd does in place where no dispatch mode is on, and out of place while one is.
+
+While one is on, autograd takes every tensor for one of a subclass (``at::isTensorSubclassLike``), and does not write
+to its own temporaries. The formulas that spread a gradient over zeros make a second tensor of the input's whole size:
+those of index, gather, index_select, take, max, median, sort, topk, cummax and their like (FunctionsManual.cpp). And
+the engine makes a new tensor for each sum of two gradients of one tensor (``accumulate``, input_buffer.cpp). So that a
+mode sees what torch does without it, here is when these may write in place after all.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memlab.node_names import saved_fields
+from memlab.operators import Operators
+from memlab.origins import WRAPPER_REFERENCES
+
+aten = torch.ops.aten
+ZEROS = {aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default}
+IN_PLACE = {
+    aten.index_put.default: aten._index_put_impl_.default,
+    aten.index_add.default: aten.index_add_.default,
+    aten.put.default: aten.put_.default,
+    aten.scatter.src: aten.scatter_.src,
+    aten.scatter_add.default: aten.scatter_add_.default,
+    aten.add.Tensor: aten.add_.Tensor,
+}
+SUM = aten.add.Tensor
+MOST_NODES = 4096  # asked in one backward: from torch 2.13 on, what Python has seen is freed recursively
+_graph_task = torch._C._current_graph_task_id
+_READS_PACKED = hasattr(torch._C._autograd.SavedTensor, "data")
+_node: Any = torch._C._current_autograd_node
+
+
+def made_zeros(operators: Operators, out: Tensor) -> None:
+    """Remember the newest zeros of this thread; ``out`` is what an operator of `ZEROS` returned."""
+    if type(out) is Tensor and out.layout is torch.strided:
+        operators.zeros = weakref.ref(out.untyped_storage())
+
+
+def in_place(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None, operators: Operators
+) -> tuple[Any, tuple[Any, ...]] | None:
+    """Return operator and arguments by which autograd without a mode would run ``func``, one of `IN_PLACE`.
+
+    None if it would run it as it is. Autograd's temporaries are those that nobody else has: neither Python code, such
+    as the backward of a custom Function, nor a wrapper in C++, such as vmap's. Hot path.
+    """
+    if (
+        kwargs
+        or torch.is_grad_enabled()
+        or (task := _graph_task()) == -1
+        or type(args[0]) is not Tensor
+        or _references(args) != _TEMPORARY.get(func)
+        or not (_sums_gradients(args, task, operators) if func is SUM else _newest_zeros(args[0], operators))
+    ):
+        return None
+    return IN_PLACE[func], (*args, True) if func is aten.index_put.default else args
+
+
+def _newest_zeros(tensor: Tensor, operators: Operators) -> bool:
+    return operators.zeros is not None and operators.zeros() is tensor.untyped_storage()
+
+
+def _sums_gradients(args: tuple[Any, ...], task: int, operators: Operators) -> bool:
+    """Whether it is the engine that adds these, and would write to the first.
+
+    The engine adds when a node is done, and its saved tensors are released. Of a node that keeps them
+    (``retain_graph``) it is not known, and the sum stays as it is.
+    """
+    one, other = args
+    if not _READS_PACKED or type(other) is not Tensor or not _alike(one, other) or not _has_its_storage(one):
+        return False
+    if operators.task != task:
+        operators.task, operators.asked = task, 0
+    operators.asked += 1
+    return operators.asked <= MOST_NODES and _is_released(_node())
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return (
+        one.shape == other.shape
+        and one.dtype == other.dtype
+        and one.device == other.device
+        and one.layout is other.layout is torch.strided
+        and (one.is_contiguous() or one.stride() == other.stride())
+        and not one._is_zerotensor()
+    )
+
+
+def _has_its_storage(tensor: Tensor) -> bool:
+    key = tensor.untyped_storage()._cdata
+    return int(torch._C._storage_Use_Count(key)) - WRAPPER_REFERENCES == 1
+
+
+def _is_released(node: Any) -> bool:
+    try:
+        found = [getattr(node, attribute) for attribute, _ in saved_fields(type(node))]
+        kept = [each for one in found for each in (one if isinstance(one, tuple) else (one,))]
+        return all(each is None or each.data is None for each in kept)
+    except RuntimeError:  # what a custom Function saved is not even shown
+        return True
+
+
+def _references(args: tuple[Any, ...]) -> tuple[int, int]:
+    """Return how many references Python and C++ have to the first argument."""
+    return sys.getrefcount(args[0]), int(args[0]._use_count())
+
+
+class _Looking(TorchDispatchMode):
+    """Looks how many references there are to the temporaries of formulas, by operator."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in `memlab.dispatch`
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: dict[Any, tuple[int, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in IN_PLACE:
+            self.found[func] = _references(args)
+        return func(*args, **(kwargs or {}))
+
+
+def _references_to_temporaries() -> dict[Any, tuple[int, int]]:
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        x, first = torch.ones(1, requires_grad=True), torch.zeros(1, dtype=torch.long)
+        outputs = [
+            x[first],
+            x.gather(0, first),
+            x.index_select(0, first),
+            x.take(first),
+            x.max(0).values,
+            x.exp() + x.exp(),
+        ]
+        looking = _Looking()
+        with looking:
+            for each in outputs:
+                torch.autograd.grad(each.sum(), x)
+    return looking.found
+
+
+_TEMPORARY = _references_to_temporaries()
