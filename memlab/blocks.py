@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -21,13 +22,18 @@ def block_of(module: str) -> str:
     return ".".join(parts[: end + 1])
 
 
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}
+        self.open: list[Module] = []
+
+
 class Inputs:
     """Bytes of the tensors with which each module below the outermost one was called first."""
 
     def __init__(self) -> None:
         self.bytes: dict[str, int] = {}
-        self._names: dict[int, str] = {}
-        self._open: list[Module] = []
+        self._here = _Thread()
         self._registrations: list[Any] = []
 
     def __enter__(self) -> Inputs:
@@ -42,16 +48,17 @@ class Inputs:
             registration.remove()
 
     def _before(self, module: Module, args: Any) -> None:
-        if not self._open:
-            self._names = {id(each): name for name, each in module.named_modules()}
-        self._open.append(module)
-        name = self._names.get(id(module))
+        here = self._here
+        if not here.open:
+            here.names = {id(each): name for name, each in module.named_modules()}
+        here.open.append(module)
+        name = here.names.get(id(module))
         if name and name not in self.bytes and torch.is_grad_enabled():
             self.bytes[name] = sum(_bytes_of(each) for each in tensors_in(args))
 
     def _after(self, module: Module, args: Any, out: Any) -> None:
-        if self._open:
-            self._open.pop()
+        if self._here.open:
+            self._here.open.pop()
 
 
 def _bytes_of(tensor: Tensor) -> int:

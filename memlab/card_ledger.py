@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -50,6 +51,11 @@ class CardLedger(StorageLedger):
         self.give_back(made.address)
         made.address = address
         super()._resize(made, nbytes)
+
+    @property
+    def alone(self) -> AbstractContextManager[Any]:
+        """Holds off other threads while several allocations belong together."""
+        return self._lock
 
     def take(self, nbytes: int) -> int:
         """Allocate on the card and return the address; without a card, 0.

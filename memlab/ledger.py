@@ -301,9 +301,9 @@ class SavedLedger:
     @property
     def lines(self) -> list[Line]:
         """Every storage kept now, largest first, given ones (parameter, buffer, input) included."""
-        self._settle()
-        reading = self.reading()
-        return sorted((reading.line(key) for key in list(self._entries)), key=lambda line: -line.bytes)
+        with self._lock:  # what other threads release meanwhile is read as kept
+            reading = self.reading()
+            return sorted((reading.line(key) for key in list(self._entries)), key=lambda line: -line.bytes)
 
     @property
     def peak_lines(self) -> list[Line]:
@@ -339,9 +339,10 @@ class SavedLedger:
         Args:
             what: one of class (or kind), line, module, node, op, step, dtype, device, shape.
         """
-        reading = self.reading()
-        counted = [key for key, entry in list(self._entries.items()) if self._origins[entry & INDEX_MASK].counted]
-        return group_lines((reading.line(key) for key in counted), what)
+        with self._lock:
+            reading = self.reading()
+            counted = [key for key, entry in list(self._entries.items()) if self._origins[entry & INDEX_MASK].counted]
+            return group_lines((reading.line(key) for key in counted), what)
 
 
 def is_parameter(tensor: Tensor) -> bool:

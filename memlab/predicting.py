@@ -5,14 +5,14 @@ from __future__ import annotations
 import runpy
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from memlab import cards, origins
+from memlab import cards, origins, threads
 from memlab.as_cuda import CudaStorages, account, gpu_of
 from memlab.as_cuda.fakes import NEEDS_DATA, fake_tensors, why
 from memlab.blocks import Inputs, savings
@@ -28,6 +28,8 @@ def predict(
     step: Callable[[], Any], card: str | int | Card = "24 GiB", *, fake: bool = False, steps: int = 2, conf: str = ""
 ) -> Prediction:
     """Run ``step`` on the CPU as if on ``card`` and return whether it fits, with both peaks.
+
+    Every ``threading.Thread`` that it starts counts; one that ends for want of memory is a death.
 
     >>> memlab.predict(step, card="rtx4090").fits
 
@@ -121,11 +123,13 @@ class _Run:
     def run(self, code: Callable[[], None]) -> Prediction:
         began = time.perf_counter()
         with ExitStack() as stack:
-            stack.enter_context(fake_tensors() if self.fake else nullcontext())
+            fakes = stack.enter_context(fake_tensors()) if self.fake else nullcontext()
             storages = stack.enter_context(CudaStorages(self.allocator, self.gpu))
             saved = stack.enter_context(Saved(storages))
             inputs = stack.enter_context(Inputs())
             storages.mode.before_backward = lambda: self._see_blocks(saved, inputs)
+            stack.enter_context(threads.followed(lambda: _in_thread(fakes, storages, saved)))
+            stack.enter_context(threads.ends_heard(lambda error: self._end(error, saved)))
             self._judge(code, storages, saved)
             self._read(storages, saved)
         self.found.seconds = round(time.perf_counter() - began, 3)
@@ -135,11 +139,19 @@ class _Run:
         try:
             storages.add(self.given)
             code()
+        except (torch.OutOfMemoryError, *NEEDS_DATA) as error:
+            self._end(error, saved)
+        if not self.found.died:
             self.found.verdict = FITS
-        except torch.OutOfMemoryError as error:
+
+    def _end(self, error: BaseException, saved: Saved) -> None:
+        """Note what ended the run, or a thread of it; the first counts."""
+        if self.found.died:
+            return
+        if isinstance(error, torch.OutOfMemoryError):
             self.found.verdict, self.found.oom, self.found.died = DIES, str(error), _users_line(error)
             self.found.filled = dict(list(saved.by("line").items())[:5])
-        except NEEDS_DATA as error:
+        elif isinstance(error, NEEDS_DATA):
             self.found.reason, self.found.died = why(error), _users_line(error)
 
     def _see_blocks(self, saved: Saved, inputs: Inputs) -> None:
@@ -158,6 +170,12 @@ class _Run:
         self.found.exact = account.exact(storages.mode)
         self.found.modelled = account.modelled(self.card, storages.mode, self.found.allocated)
         self.found.missing = [*account.missing(storages.mode), *storages.blind]
+
+
+@contextmanager
+def _in_thread(fakes: AbstractContextManager[Any], storages: CudaStorages, saved: Saved) -> Iterator[None]:
+    with fakes, storages.opened_in_thread(), saved.opened_in_thread():
+        yield
 
 
 def _users_line(error: BaseException) -> str:

@@ -39,6 +39,24 @@ def followed(join: Join) -> Iterator[None]:
         _replace(-1)
 
 
+@contextlib.contextmanager
+def ends_heard(hear: Callable[[BaseException], None]) -> Iterator[None]:
+    """Call ``hear`` with each exception that ends a thread, before `threading.excepthook` tells it."""
+    told = threading.excepthook
+
+    def excepthook(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            hear(args.exc_value)
+        told(args)
+
+    threading.excepthook = excepthook
+    try:
+        yield
+    finally:
+        if threading.excepthook is excepthook:
+            threading.excepthook = told
+
+
 def _replace(more: int) -> None:
     global _open
     with _lock:

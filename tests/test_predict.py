@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 
 import pytest
 import torch
@@ -92,6 +93,25 @@ def test_a_step_that_builds_its_model_is_predicted_on_fake_tensors_of_any_size()
     assert died.verdict == DIES
     assert died.died.startswith("tests/test_predict.py:")
     assert "Tried to allocate 16.00 GiB" in died.oom
+
+
+def test_a_step_of_seventy_billion_parameters_takes_no_memory_here():
+    def make():
+        model = nn.Sequential(*(nn.Linear(1 << 17, 1 << 17, bias=False, dtype=torch.bfloat16) for _ in range(4)))
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+
+        def step():
+            model(torch.ones(8, 1 << 17, dtype=torch.bfloat16)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = memlab.predict(make, card="1024 GiB", fake=True)
+    assert found.verdict == FITS
+    assert found.allocated >= 4 * (4 << 34) * 2  # weights, gradients and two moments, of 68.7e9 parameters
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
 def test_a_script_fits_or_dies_at_its_line(script):

@@ -59,7 +59,7 @@ def high(mode: CudaMode) -> list[str]:
 def missing(mode: CudaMode) -> list[str]:
     """Say what is not counted at all."""
     found = [f"what these take inside: {_named(names)}"] if (names := unknown(mode)) else []
-    return [*found, "streams, CUDA graphs, NCCL, torch.compile, and kernels that are not torch's own"]
+    return [*found, "streams, CUDA graphs, NCCL, torch.compile, child processes, and kernels that are not torch's own"]
 
 
 def _named(names: list[str]) -> str:

@@ -8,6 +8,8 @@ native/Dropout.cpp, native/transformers/attention.cpp, native/Normalization.cpp,
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import sqrt
 from typing import Any
 
@@ -25,8 +27,19 @@ _open = 0
 _library: Any = None
 
 
+Ask = Callable[[], Gpu | None]
+
+
+def _none() -> None:
+    return None
+
+
 class _Thread(threading.local):
-    gpu: Gpu | None = None
+    ask: Ask = staticmethod(_none)
+
+    @property
+    def gpu(self) -> Gpu | None:
+        return self.ask()
 
 
 _thread = _Thread()
@@ -174,7 +187,7 @@ COMPOSITES = {
 }
 
 
-def enter(gpu: Gpu) -> Gpu | None:
+def enter(gpu: Gpu) -> Ask:
     """Let this thread's CPU operators be taken apart as on ``gpu``; return what was set before."""
     global _open, _library
     with _lock:
@@ -185,16 +198,26 @@ def enter(gpu: Gpu) -> Gpu | None:
                 _library.impl(operator, implementation, "AutogradCPU")
             # With a kernel of its own it keeps its formula of autograd; without, it is taken apart.
             _library.impl(aten._fused_rms_norm.default, norms.rms_norm, "CPU")
-    before, _thread.gpu = _thread.gpu, gpu
+    before, _thread.ask = _thread.ask, lambda: gpu
     return before
 
 
-def leave(before: Gpu | None) -> None:
+def leave(before: Ask) -> None:
     """Take it back."""
     global _open, _library
-    _thread.gpu = before
+    _thread.ask = before
     with _lock:
         _open -= 1
         if _open == 0:
             _library._destroy()
             _library = None
+
+
+@contextmanager
+def in_thread(gpu: Gpu, is_open: Callable[[], bool]) -> Iterator[None]:
+    """Let a further thread's operators be taken apart as on ``gpu`` while ``is_open()``."""
+    _thread.ask = lambda: gpu if is_open() else None
+    try:
+        yield
+    finally:
+        _thread.ask = _none

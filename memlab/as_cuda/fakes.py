@@ -20,14 +20,47 @@ _apply = Module._apply
 _became: dict[int, dict[int, Any]] = {}  # by thread, while a module's parameters change: old and new, by id
 
 
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.entered: list[Any] = []
+        self.in_kernel = False
+
+
+class _Mode(FakeTensorMode):
+    """torch's, but each thread has its own stack and asks only whether it is in a kernel itself."""
+
+    def __init__(self) -> None:
+        self._thread = _Thread()
+        super().__init__()
+
+    @property
+    def in_kernel_invocation(self) -> bool:
+        return self._thread.in_kernel
+
+    @in_kernel_invocation.setter
+    def in_kernel_invocation(self, value: bool) -> None:
+        self._thread.in_kernel = value
+
+    @property
+    def enter_stack(self) -> list[Any]:
+        return self._thread.entered
+
+    @enter_stack.setter
+    def enter_stack(self, value: list[Any]) -> None:
+        self._thread.entered = value
+
+
 @contextmanager
-def fake_tensors() -> Iterator[None]:
-    """Let every tensor that is made in the block be fake; modules of them can be moved and copied."""
+def fake_tensors() -> Iterator[FakeTensorMode]:
+    """Let every tensor that is made in the block be fake; modules of them can be moved and copied.
+
+    Yields the mode, for other threads to enter.
+    """
     Module._apply = _apply_to_fakes  # type: ignore[method-assign]
     FakeTensor.__deepcopy__ = _copy  # type: ignore[assignment]
     try:
-        with FakeTensorMode():
-            yield
+        with _Mode() as mode:
+            yield mode
     finally:
         Module._apply = _apply  # type: ignore[method-assign]
         del FakeTensor.__deepcopy__

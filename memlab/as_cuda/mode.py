@@ -51,7 +51,8 @@ class CudaMode(Mode):
     """Sees every operator, calls its stand-in where CUDA has another kernel, and allocates what that kernel would.
 
     Attributes:
-        workspaces: the cuBLAS workspaces taken so far: of the ``"forward"`` thread, of the ``"backward"`` thread.
+        workspaces: the cuBLAS workspaces taken so far: of the ``"forward"`` thread, of the ``"backward"`` thread, and
+            of as many others as multiplied at a time.
         bars: what operators may have taken beside what is counted.
         before_backward: called before the first operator of each backward.
     """
@@ -63,6 +64,7 @@ class CudaMode(Mode):
         self.gpu = gpu
         self.workspaces: dict[str, int] = {}
         self.bars = Bars()
+        self.idle: list[str] = []  # whose workspaces threads have left to the next that multiplies
         self._ran: dict[int, tuple[Any, Inside | None]] = {}  # by id: an operator's own hash is Python code
         self.before_backward: Callable[[], None] | None = None
         self.casts = False  # autocast was on
@@ -82,24 +84,31 @@ class CudaMode(Mode):
         inside = ran[1] if _all_strided(args) else None  # the ledger says that it does not count other layouts
         given = args if inside is None else in_order(func, args, kwargs)
         if inside is not None and inside.early is not None:
-            with scratch(self.ledger) as use:
+            with self.ledger.alone, scratch(self.ledger) as use:
                 inside.early(use, self.gpu, given, None)
         if self.before_backward is not None:
             self._look(self.before_backward)
         ledger, sequence, grad = self.ledger, _sequence_nr(), torch.is_grad_enabled()
         ledger.here.operators.runs(func, sequence, grad)
-        call: Any = STAND_INS.get(func) or (norms.HALF_STAND_INS.get(func) if _any_half(args) else None) or func
-        in_place = None
-        if func in formulas.IN_PLACE:
-            in_place = formulas.in_place(func, args, kwargs, ledger.here.operators)
-        call, args = in_place or (call, args)
-        out = call(*args, **(kwargs or {}))
-        self._see(func if in_place is None else call, out, args, sequence)
-        if func in formulas.ZEROS:
-            formulas.made_zeros(ledger.here.operators, out)
-        if inside is not None:
-            self._run_kernel(func, inside, given, out)
+        operator, out = self._run(func, args, kwargs or {})
+        with ledger.alone:
+            self._see(operator, out, args, sequence)
+            if inside is not None:
+                self._run_kernel(func, inside, given, out)
         return out
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Run it as on CUDA, without a mode; return the operator that ran, and its outputs."""
+        operators = self.ledger.here.operators
+        in_place = formulas.in_place(func, args, kwargs, operators) if func in formulas.IN_PLACE else None
+        if in_place is not None:
+            operator, given = in_place
+            return operator, operator(*given)
+        call: Any = STAND_INS.get(func) or (norms.HALF_STAND_INS.get(func) if _any_half(args) else None) or func
+        out = call(*args, **kwargs)
+        if func in formulas.ZEROS:
+            formulas.made_zeros(operators, out)
+        return func, out
 
     @property
     def ran(self) -> set[Any]:
@@ -135,10 +144,42 @@ class CudaMode(Mode):
                 self.bars.see(func, use.highest + inside.bound.of(args, out))
 
     def _take_workspace(self) -> None:
-        thread = "backward" if in_backward() else "forward"
+        thread = "backward" if in_backward() else self._handle()
         if thread not in self.workspaces:
             size = self.workspaces[thread] = workspace_bytes(self.gpu.capability)
             self.ledger.take(size)
+
+    def _handle(self) -> str:
+        return "forward"
+
+
+class CudaThreadMode(CudaMode):
+    """The same run in another thread, which may live on when the run has ended; backward's thread is one for all."""
+
+    def __init__(self, main: CudaMode, is_open: Callable[[], bool]) -> None:
+        super().__init__(main.ledger, main.gpu)
+        self.workspaces, self.bars, self.idle, self._ran = main.workspaces, main.bars, main.idle, main._ran
+        self.before_backward = main.before_backward
+        self._main, self._is_open, self._own = main, is_open, ""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not self._is_open():
+            return func(*args, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        self._main.casts = self._main.casts or self.casts
+        return out
+
+    def leave_handle(self) -> None:
+        """Let the next thread that multiplies have this one's cuBLAS handle, as torch does at a thread's end."""
+        if self._own:
+            self.idle.append(self._own)
+
+    def _handle(self) -> str:
+        if not self._own:
+            self._own = self.idle.pop() if self.idle else f"thread {len(self.workspaces)}"
+        return self._own
 
 
 def _all_strided(args: tuple[Any, ...]) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from memlab.allocator import Allocator
 from memlab.as_cuda import autocast, composites, optimizers
 from memlab.as_cuda.gpu import Gpu
-from memlab.as_cuda.mode import CudaMode
+from memlab.as_cuda.mode import CudaMode, CudaThreadMode
 from memlab.probes.storages import Storages
 from memlab.unavailable import Unavailable
 
@@ -60,6 +60,15 @@ class CudaStorages(Storages):
             super().__enter__()
             self._stack = stack.pop_all()
         return self
+
+    @contextmanager
+    def opened_in_thread(self) -> Iterator[None]:
+        """Let this probe, which is open in another thread, see this one, too: as on the same card."""
+        mode = CudaThreadMode(self.mode, lambda: self._is_open)
+        with composites.in_thread(self.gpu, lambda: self._is_open), mode:
+            yield
+        with mode.ledger.alone:
+            mode.leave_handle()
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)

@@ -69,7 +69,7 @@ class Storages:
     def opened_in_thread(self) -> Iterator[None]:
         """Let this probe, which is open in another thread, see this one, too."""
         if type(self._mode) is not Mode:
-            self.ledger.blind.add("threads that were started meanwhile are not seen under a history or as on a card")
+            self.ledger.blind.add("threads that were started meanwhile are not seen under a history")
             yield
             return
         with ThreadMode(self.ledger, lambda: self._is_open):
