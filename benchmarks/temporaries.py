@@ -264,8 +264,10 @@ def report(seen: dict[str, Seen]) -> str:
         "in two sizes, larger calls, and the training",
         f"steps of [predict_cuda.md](predict_cuda.md). In {len(exact)} operators every call's peak was what the model "
         "says, to the byte. The others have a",
-        "bound: so many times the bytes of their tensors and so many bytes, the most that was seen. `too high` is by",
-        "how much the model was above the kernel. cuDNN's own needs are not in it: its operators have no bound.",
+        "bound: so many times the bytes of their tensors and so many bytes, the most that was seen; a prediction takes",
+        "twice that, for other shapes lie between the samples. `too high` is by how much the model was above the "
+        "kernel.",
+        "cuDNN's own needs are not in it: its operators have no bound in a prediction.",
         "",
         "| operator | calls | exact | at most above: times its tensors | and bytes | too high |",
         "|---|---:|---:|---:|---:|---:|",
