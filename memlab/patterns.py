@@ -51,6 +51,7 @@ class Pattern:
 
 
 _CONTAINER = re.compile(r"-> (?:\w+\.)?(?:list|dict|deque|set|frozenset|tuple|OrderedDict|defaultdict)\b|-> \[|\[\d+\]")
+_FUNCTION = re.compile(r"-> [\w.<>]+\(\) ->")
 _LOSSES = re.compile(r"(?:Mean|Sum|Loss|NllLoss\w*|Entropy\w*|Div)Backward\d*")
 _LOSS_NAME = re.compile(r"loss|total|acc|sum|score|cost|error|energy", re.IGNORECASE)
 _AVERAGE = re.compile(
@@ -142,7 +143,10 @@ KNOWN = [
         "a function keeps the variables that it closes over, and the graphs behind them",
         "let the function close over {name}.item() or {name}.detach(), or drop the function",
         "who_keeps:closures_of_numbers",
-        lambda clue: clue.kind in ("closure", "default argument") and clue.elements > 1 and not _contained(clue),
+        lambda clue: (
+            bool(_FUNCTION.search(clue.path))
+            or (clue.kind in ("closure", "default argument") and clue.elements > 1 and not _contained(clue))
+        ),
     ),
     Pattern(
         "kept losses",

@@ -22,7 +22,7 @@ OWNERS = {
     "requires_grad_false_inputs": ("outputs", "kept outputs"),
     "who_keeps:average_with_history": ("average", "average with history"),
     "who_keeps:cache_of_losses": ("cache_of_losses.<locals>.loss", "lru_cache"),
-    "who_keeps:closures_of_losses": ("loss", "closure"),
+    "who_keeps:closures_of_losses": ("callbacks", "closure"),
     "who_keeps:error_kept": ("errors", "traceback"),
     "who_keeps:hook_keeps_outputs": ("activations", "hook store"),
     "who_keeps:replay_with_graphs": ("memory", "replay buffer"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memlab.ownership import frames, look
 from memlab.ownership.assign import Assignment
-from memlab.ownership.climb import Climb, Key, Name
+from memlab.ownership.climb import GENERATORS, Climb, Key, Name
 
 _HOOKS = "_hooks"
 
@@ -122,7 +122,7 @@ class Words:
                 yield "" if attribute in ("_modules", "_parameters", "_buffers") else f".{attribute}"
             elif look.is_a(climb.things[holder], *look.CONTAINERS):
                 yield self._element(holder, held)
-            elif not look.is_exactly(climb.things[holder], *look.PASSING):
+            elif not look.is_exactly(climb.things[holder], *look.PASSING, *GENERATORS, FunctionType):
                 attribute = self._assignment.attribute(holder, held)
                 yield "" if attribute in ("_modules", "_parameters", "_buffers") else f".{attribute}"
             holder = held
@@ -182,8 +182,10 @@ class Words:
         climb = self._climb
         thing: Any = climb.things[holder]
         kind = type(thing)
-        if look.is_exactly(thing, CellType, FunctionType) or climb.spaces.get(held) == holder:
+        if look.is_exactly(thing, CellType) or climb.spaces.get(held) == holder:
             return ""
+        if look.is_exactly(thing, FunctionType, *GENERATORS):
+            return f"{thing.__qualname__}()"
         if holder in climb.spaces:
             owner = climb.things[climb.spaces[holder]]
             return f"{look.type_name(type(owner))}.{self._assignment.attribute_in(holder, held)}"
