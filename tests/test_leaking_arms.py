@@ -17,7 +17,7 @@ OWNERS = {
     "in_place": ("outputs", "kept outputs"),
     "inference_modes": ("outputs", "kept outputs"),
     "inference_modes:eval_alone": ("outputs", "eval without no_grad"),
-    "inference_modes:inference_tensor_refuses": ("outputs", "eval without no_grad"),
+    "inference_modes:inference_tensor_refuses": ("outputs", "kept outputs"),
     "oom_demo:keep_scores": ("scores", "kept outputs"),
     "requires_grad_false_inputs": ("outputs", "kept outputs"),
     "who_keeps:average_with_history": ("average", "average with history"),

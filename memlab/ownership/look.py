@@ -38,7 +38,7 @@ PASSING: tuple[type, ...] = (
     *(type(iter(each)) for each in _ITERABLES),
 )
 # A tensor's hooks, which lie in C++ and not in its __dict__; the descriptors are torch's own.
-_HOOKS = {
+TENSOR_HOOKS = {
     name: getattr(torch._C.TensorBase, name).__get__ for name in ("_backward_hooks", "_post_accumulate_grad_hooks")
 }
 CONTAINERS = (list, tuple, deque, set, frozenset, dict)
@@ -139,7 +139,7 @@ def attribute(thing: Any, target: int) -> str:
     if type(thing) is MethodType:
         return "__self__"
     if is_a(thing, Tensor):
-        return next((name for name, read in _HOOKS.items() if id(read(thing)) == target), "?")
+        return next((name for name, read in TENSOR_HOOKS.items() if id(read(thing)) == target), "?")
     return next((name for name, value in members(thing) if id(value) == target), "?")
 
 
