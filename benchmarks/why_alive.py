@@ -49,9 +49,8 @@ class Row:
 def measure(loop: Loop) -> Row:
     gc.collect()
     found = memlab.growth(loop.make())
-    nodes_grow = found.nodes_per_step > 0
-    verdict = "grows" if found.grows else "nodes grow" if nodes_grow else "flat"
-    verdict_right = (found.grows or nodes_grow) == (loop.grows or loop.nodes_grow)
+    verdict = "grows" if found.grows else "nodes grow" if found.nodes_grow else "flat"
+    verdict_right = (found.grows or found.nodes_grow) == (loop.grows or loop.nodes_grow)
     leader = found.owners[0] if found.owners else None
     name = leader.name if leader else ""
     owner_right = is_owner(name, loop.owner)

@@ -133,7 +133,7 @@ KNOWN = [
         "modules in evaluation mode record graphs that nobody walks back through",
         "run it under torch.no_grad() or torch.inference_mode()",
         "inference_modes:no_grad",
-        lambda clue: clue.evaluating,
+        lambda clue: clue.evaluating and (clue.grows or _many(clue)),
     ),
     Pattern(
         "replay buffer",

@@ -38,9 +38,13 @@ class Loop:
     @property
     def born(self):
         """``(file, line)`` of the line that makes what grows; None for a clean loop."""
-        lines, first = inspect.getsourcelines(self.make)
-        marked = [first + index for index, line in enumerate(lines) if line.rstrip().endswith("# born")]
-        return (inspect.getsourcefile(self.make), marked[0]) if marked else None
+        called = [self.make.__globals__.get(name) for name in self.make.__code__.co_names]
+        for function in (self.make, *filter(inspect.isfunction, called)):
+            lines, first = inspect.getsourcelines(function)
+            marked = [first + index for index, line in enumerate(lines) if line.rstrip().endswith("# born")]
+            if marked:
+                return inspect.getsourcefile(function), marked[0]
+        return None
 
 
 LOOPS = {}

@@ -237,6 +237,7 @@ def test_every_cure_is_an_arm_that_is_there():
         ("hook store", {"elements": 9, "kind": "hook", "through": ("dict", "function")}),
         ("closure", {"elements": 9, "through": ("list", "function")}),
         (None, {"grows": False}),
+        (None, {"grows": False, "evaluating": True}),
         (None, {"name": "Holder <-> itself", "kind": "cycle", "grows": False}),
     ],
 )
