@@ -6,6 +6,7 @@ import dis
 from functools import lru_cache
 from types import CodeType
 
+_STORES = ("STORE_FAST", "STORE_DEREF")
 _CODES = 256  # so many answers are remembered; they keep code, no tensors
 
 
@@ -23,7 +24,7 @@ def rebinds_in_loop(code: CodeType, name: str) -> bool:
     """Whether a generator may give a new value to its local ``name`` again and again."""
     steps = list(dis.get_instructions(code))
     loops = [(to, each.offset) for each in steps if "JUMP" in each.opname and (to := _target(each)) <= each.offset]
-    stores = [each.offset for each in steps if each.opname.startswith("STORE_") and _names(each, name)]
+    stores = [each.offset for each in steps if each.opname.startswith(_STORES) and _names(each, name)]
     return rebinds(code, name) or any(start <= store <= end for store in stores for start, end in loops)
 
 
