@@ -43,8 +43,14 @@ def recognised(makers):
                 now = {(each.name, each.where): each for each in look if each.holds == "tensors"}
                 plain = [each for key, each in now.items() if each.bytes > sizes.get(key, 0)]
                 sizes = {key: each.bytes for key, each in now.items()}
+    for content in (cell.cell_contents for each in steps for cell in each.__closure__ or ()):
+        if isinstance(content, torch.Tensor):  # a gradient or hooks whose graphs lead back: no collection frees them
+            content.grad = None
+            (content._backward_hooks or {}).clear()
+    del steps, step, content
     for module in {make.__module__ for make in makers}:
         clear(sys.modules[module])
+    gc.collect()
     known = [recognise(holders.clue_of(each, grows=True, piles=None)) for each in plain]
     return [(each.name, each.where, each.pattern) for each in found] + [
         (each.name, each.where, pattern.name) for each, pattern in zip(plain, known, strict=True)
