@@ -2,9 +2,10 @@
 
     python benchmarks/why_alive.py [NAME ...] [--out results/why_alive.md]
 
-Every loop of ``tests/corpus.py`` and ``tests/owner_loops.py``, leaking and clean, is run by `memlab.growth`. Right is:
-the verdict on bytes or nodes, the owner that grew most, and the source line where its tensors were born, each against
-the label that a person has put there. Where there is no graph, no line saves anything, and no birth is asked for.
+Every loop of ``tests/corpus.py`` and ``tests/owner_loops.py``, leaking and clean, is run by `memlab.growth` as it is,
+with no argument. Right is: the verdict on bytes or nodes, the owner that grew most, the source line where its tensors
+were born, and the known pattern, each against the label that a person has put there. Where there is no graph, no line
+saves anything, and no birth is asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import gc
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,22 +48,23 @@ class Row:
 
 def measure(loop: Loop) -> Row:
     gc.collect()
-    found = memlab.growth(loop.make(), steps=9, warmup=9)
-    nodes_grow = found.nodes_per_step > 0
-    verdict = "grows" if found.grows else "nodes grow" if nodes_grow else "flat"
-    verdict_right = (found.grows or nodes_grow) == (loop.grows or loop.nodes_grow)
+    found = memlab.growth(loop.make())
+    verdict = "grows" if found.grows else "nodes grow" if found.nodes_grow else "flat"
+    verdict_right = (found.grows or found.nodes_grow) == (loop.grows or loop.nodes_grow)
     leader = found.owners[0] if found.owners else None
     name = leader.name if leader else ""
     owner_right = is_owner(name, loop.owner)
     born, born_right = birth(loop, leader.born if leader else "")
-    pattern = recognise(clue_of(leader, grows=True)) if leader else None
+    known = recognise(clue_of(leader, grows=True, piles=leader.elements_per_step > 0)) if leader else None
+    pattern = known.name if known else ""
+    pattern_right = pattern == (loop.pattern or "")
     return Row(
         loop,
         verdict if verdict_right else f"{verdict} {WRONG}",
         name if owner_right else f"{name or 'none'} {WRONG}, not {loop.owner}",
         born if born_right else f"{born} {WRONG}",
-        pattern.name if pattern else "",
-        verdict_right and owner_right and born_right,
+        pattern if pattern_right else f"{pattern or 'none'} {WRONG}, not {loop.pattern}",
+        verdict_right and owner_right and born_right and pattern_right,
     )
 
 
@@ -103,11 +106,14 @@ def main() -> None:
             print(f"{'right' if rows[-1].right else 'WRONG'}  {name}", file=sys.stderr)
     leaking = [row for row in rows if row.loop.owner]
     facts = "".join(f"- {name}: {value}\n" for name, value in machine("cpu").items())
+    patterns = Counter(row.loop.pattern for row in leaking)
+    wrong = Counter(row.loop.pattern for row in leaking if WRONG in row.pattern)
+    counts = "".join(f"| {name} | {count} | {count - wrong[name]} |\n" for name, count in patterns.most_common())
     text = (
-        "# Why is it alive? Verdict, owner and birth over a corpus of loops\n\n"
+        "# Why is it alive? Verdict, owner, birth and pattern over a corpus of loops\n\n"
         f"`python benchmarks/why_alive.py`: {len(leaking)} leaking loops and {len(rows) - len(leaking)} clean ones, "
         f"labelled by hand;\n{sum(row.right for row in rows)} of {len(rows)} are right in all that is asked.\n\n"
-        f"{facts}\n{table(rows)}\n"
+        f"{facts}\n| pattern | loops | right |\n|---|---|---|\n{counts}\n{table(rows)}\n"
     )
     print(text, end="")
     if given.out:

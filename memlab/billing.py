@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from memlab import reasons
+from memlab import checkpoints, reasons
 from memlab.graph import READS_PACKED, Tour, saved_by
 from memlab.hooks import Packed, tensors_in
 from memlab.ledger import is_parameter
@@ -91,6 +91,19 @@ class _Seen(NamedTuple):
     packed: Packed | None
 
 
+@dataclass(frozen=True)
+class _Checkpoint:
+    """Stands where a node would: what checkpoint keeps has none."""
+
+    sequence: int
+
+    def name(self) -> str:
+        return "checkpoint"
+
+    def _sequence_nr(self) -> int:
+        return self.sequence
+
+
 class Walk:
     """Collects storages over the nodes of one walk."""
 
@@ -103,6 +116,7 @@ class Walk:
         self._bases: dict[int, Tensor] = {}  # by identity
         self._base_counts: Counter[int] = Counter()
         self._parameters: set[int] = set()
+        self._regions = checkpoints.Regions()
 
     def visit(self, node: Any) -> None:
         kind = type(node)
@@ -112,12 +126,20 @@ class Walk:
             return
         if kind.__name__ in _OPAQUE:
             self.unseen[node.name().removeprefix("torch::autograd::")] += 1
-        for name, data in saved_by(node):
+        if self._collect(saved_by(node), node):
+            self._collect(self._regions.inputs(node), _Checkpoint(node._sequence_nr()))
+
+    def _collect(self, kept: Iterable[tuple[str, Any]], node: Any) -> bool:
+        """Add what is kept; return whether some of it is to be computed again."""
+        recomputed = False
+        for name, data in kept:
             packed = data if isinstance(data, Packed) else None
+            recomputed = recomputed or type(data.value if packed else data) is checkpoints.HOLDER
             for tensor in _tensors_in(data.value if packed else data):
                 more = sys.getrefcount(tensor) - _UNHELD
                 held = packed is None and more > 0 and more > self._knows(tensor)
                 self._add(tensor, packed, node, name, held=held)
+        return recomputed
 
     def _knows(self, tensor: Tensor) -> bool:
         """Whether this very tensor is held by the walk itself: another node saved it, too."""

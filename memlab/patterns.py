@@ -1,31 +1,39 @@
 """Known ways in which memory grows: how each is recognised in an owner, and the experiment's arm that shows its cure.
 
-Plain data and small functions over the words of an owner path. Importing this imports neither torch nor rich.
+Plain data and small functions over facts: what holds the tensors, what made them, whether their number grows, and what
+the storing statements do. No name of the user's variables or functions plays a part. Importing this imports neither
+torch nor rich.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Clue:
-    """What an owner says of itself, as in `memlab.Owner`, and the lines of code that store into its name.
+    """What is known of an owner.
 
-    ``grows`` is whether its bytes or nodes rose from step to step, ``stored`` the text of those lines.
+    Attributes:
+        name: the variable, for the advice alone.
+        kind, holds, elements, through, scalar, made_by, evaluating: as in `memlab.Owner`.
+        grows: whether its bytes or nodes rose from step to step.
+        piles: whether the number of its elements rose, too; None where that is not known.
+        stores: what the statements that store into it do, as `memlab.tracing.stores.stores` says.
     """
 
     name: str
-    path: str
-    where: str = ""
     kind: str = ""
     holds: str = "graph"
     elements: int = 1
+    through: tuple[str, ...] = ()
+    scalar: bool = False
+    made_by: tuple[str, ...] = ()
+    evaluating: bool = False
     grows: bool = True
-    stored: str = ""
-    bytes: int = 0
+    piles: bool | None = None
+    stores: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -50,41 +58,29 @@ class Pattern:
         return self.fix.format(name=clue.name)
 
 
-_CONTAINER = re.compile(r"-> (?:\w+\.)?(?:list|dict|deque|set|frozenset|tuple|OrderedDict|defaultdict)\b|-> \[|\[\d+\]")
-_LOSSES = re.compile(r"(?:Mean|Sum|Loss|NllLoss\w*|Entropy\w*|Div)Backward\d*")
-_LOSS_NAME = re.compile(r"loss|total|acc|sum|score|cost|error|energy", re.IGNORECASE)
-_AVERAGE = re.compile(
-    r"(?:^|[._\W])(?:ema|avg|average|running|moving|momentum|shadow|centroids?|center|prototypes?|baseline)"
-    r"(?:$|[._\W]|\w*$)|lerp",
-    re.IGNORECASE,
-)
-_BUFFER = re.compile(r"replay|buffer|memory|transitions|trajector|rollouts?|episodes?", re.IGNORECASE)
-_EVALUATION = re.compile(r"\b\w*(?:eval|valid|test|infer|predict|generate)\w*\(\)", re.IGNORECASE)
+_STORES = frozenset({"list", "dict", "deque", "set"})  # what can take one more element
+_OF_FUNCTIONS = ("closure", "default argument")
+_ATTRIBUTES = ("tensor attribute", "cycle")
 
 
 def _many(clue: Clue) -> bool:
-    return clue.elements > 1 or _contained(clue)
+    return clue.piles if clue.piles is not None else clue.elements > 1 or not _STORES.isdisjoint(clue.through)
 
 
-def _contained(clue: Clue) -> bool:
-    return bool(_CONTAINER.search(clue.path))
-
-
-def _single(clue: Clue) -> bool:
+def _carried(clue: Clue) -> bool:
+    """The same number of tensors in every step, and what they lead to grows."""
     return clue.grows and not _many(clue)
 
 
-def _adds_up(clue: Clue) -> bool:
-    own = re.escape(clue.name.rpartition(".")[2])
-    if re.search(rf"\b{own}\s*\+=|\b{own}\s*=\s*(?:\w+\.)*{own}\s*\+|\b{own}\.add_\(", clue.stored):
-        return True
-    return not clue.stored and "AddBackward" in clue.path and bool(_LOSS_NAME.search(clue.name))
-
-
 def _averages(clue: Clue) -> bool:
-    own = re.escape(clue.name.rpartition(".")[2])
-    weighted = rf"\b{own}\s*=.*\*\s*(?:\w+\.)*{own}\b|\b{own}\s*=.*\b{own}\s*\*|\b{own}\.(?:mul_|lerp_|lerp)\("
-    return bool(re.search(weighted, clue.stored)) or bool(_AVERAGE.search(clue.name)) or "LerpBackward" in clue.path
+    return "mix" in clue.stores or any(node.startswith("Lerp") for node in clue.made_by[:1])
+
+
+def _adds_up(clue: Clue) -> bool:
+    """Where no statement was found, the nodes tell: a sum of a sum."""
+    if clue.stores:
+        return "add" in clue.stores
+    return [node.startswith("Add") for node in clue.made_by[:2]] == [True, True]
 
 
 KNOWN = [
@@ -93,21 +89,21 @@ KNOWN = [
         "a kept exception keeps its frames, and with them every tensor in them",
         "keep str(error) instead of the error, or set error.__traceback__ to None",
         "who_keeps:error_text_kept",
-        lambda clue: clue.kind == "traceback" or "__traceback__" in clue.path,
+        lambda clue: clue.kind == "traceback" or "traceback" in clue.through,
     ),
     Pattern(
         "lru_cache",
         "a cached function keeps its results, and their graphs",
         "cache numbers or detached tensors, and give the cache a maxsize",
         "who_keeps:cache_of_detached",
-        lambda clue: clue.kind == "lru_cache" or "lru_cache" in clue.path,
+        lambda clue: clue.kind == "lru_cache" or "lru_cache" in clue.through,
     ),
     Pattern(
         "create_graph cycle",
         "backward(create_graph=True) makes a cycle: the parameter holds its gradient, whose graph leads back to it",
         "use torch.autograd.grad(..., create_graph=True), or set the gradients to None after each step",
         "retain_graph:gradients_replaced",
-        lambda clue: clue.holds == "graph" and (clue.kind == "cycle" or bool(re.search(r"\.grad\b", clue.path))),
+        lambda clue: clue.holds == "graph" and clue.kind in _ATTRIBUTES and clue.name.endswith(".grad"),
     ),
     Pattern(
         "growing detached cache",
@@ -121,35 +117,37 @@ KNOWN = [
         "a hook stores what passes, and each tensor leads to its whole graph",
         "store output.detach() in the hook, and clear {name} in every step",
         "who_keeps:hook_keeps_detached",
-        lambda clue: clue.kind == "hook" or "hook" in clue.stored or bool(re.search(r"_hooks?\b", clue.path)),
-    ),
-    Pattern(
-        "replay buffer",
-        "a buffer of experience stores tensors together with the graphs that made them",
-        "store tensors made under torch.no_grad(), or .detach() them on the way into {name}",
-        "who_keeps:replay_of_detached",
-        lambda clue: _many(clue) and (bool(_BUFFER.search(clue.name)) or "deque" in clue.path),
-    ),
-    Pattern(
-        "eval without no_grad",
-        "evaluation records graphs that nobody walks back through",
-        "run it under torch.no_grad() or torch.inference_mode()",
-        "inference_modes:no_grad",
-        lambda clue: _many(clue) and bool(_EVALUATION.search(clue.where)),
+        lambda clue: clue.kind == "hook" or "hooks" in clue.through or "hook" in clue.stores,
     ),
     Pattern(
         "closure",
         "a function keeps the variables that it closes over, and the graphs behind them",
-        "let the function close over {name}.item() or {name}.detach(), or drop the function",
+        "let the function close over a number (item()) or over detach(), or drop the function",
         "who_keeps:closures_of_numbers",
-        lambda clue: clue.kind in ("closure", "default argument") and clue.elements > 1 and not _contained(clue),
+        lambda clue: (
+            "function" in clue.through or (clue.kind in _OF_FUNCTIONS and clue.elements > 1 and not clue.through)
+        ),
+    ),
+    Pattern(
+        "eval without no_grad",
+        "modules in evaluation mode record graphs that nobody walks back through",
+        "run it under torch.no_grad() or torch.inference_mode()",
+        "inference_modes:no_grad",
+        lambda clue: clue.evaluating and (clue.grows or _many(clue)),
+    ),
+    Pattern(
+        "replay buffer",
+        "a deque stores tensors together with the graphs that made them",
+        "store tensors made under torch.no_grad(), or .detach() them on the way into {name}",
+        "who_keeps:replay_of_detached",
+        lambda clue: _many(clue) and "deque" in clue.through and not clue.scalar,
     ),
     Pattern(
         "kept losses",
         "each loss leads to its whole graph",
         "keep loss.item() or loss.detach()",
         "forward_without_backward:numbers_kept",
-        lambda clue: _many(clue) and bool(_LOSSES.search(clue.path) or "loss" in clue.name.lower()),
+        lambda clue: _many(clue) and clue.scalar,
     ),
     Pattern(
         "kept outputs",
@@ -163,21 +161,21 @@ KNOWN = [
         "a sum of losses leads to the graph of every loss so far",
         "add loss.item(), or loss.detach(), to {name}",
         "forward_without_backward:total_of_numbers",
-        lambda clue: _single(clue) and _adds_up(clue) and not _averages(clue),
+        lambda clue: _carried(clue) and _adds_up(clue) and not _averages(clue),
     ),
     Pattern(
         "average with history",
         "an average that is updated with gradients on leads to every value that went into it",
         "update {name} under torch.no_grad(), or with value.detach()",
         "who_keeps:average_of_detached",
-        lambda clue: _single(clue) and _averages(clue),
+        lambda clue: _carried(clue) and _averages(clue),
     ),
     Pattern(
         "undetached recurrent state",
         "a state that is carried on carries the graph of every step so far",
         "cut it at the window: {name} = {name}.detach()",
         "dynamic_graph:detached_every_window",
-        _single,
+        _carried,
     ),
 ]
 """In the order in which they are tried; the first that fits is the answer."""

@@ -145,7 +145,8 @@ class Growth:
     Attributes:
         grows: bytes pinned by tensors and graphs grow from step to step.
         bytes_per_step: the median slope, in bytes; exact when every step leaves the same.
-        nodes_per_step: likewise, autograd nodes that live Python tensors lead to.
+        nodes_per_step: likewise, autograd nodes that live Python tensors lead to; `nodes_grow` is the verdict on them,
+            for a cache that is full in the middle of the steps has a slope, too.
         series: bytes alive after each measured step, after a garbage collection.
         nodes: autograd nodes after each measured step.
         owners: who holds what grows, each with its ``bytes_per_step`` and ``nodes_per_step``; empty if nothing grows,
@@ -158,6 +159,11 @@ class Growth:
     series: tuple[int, ...]
     nodes: tuple[int, ...]
     owners: tuple[Owner, ...] = ()
+
+    @property
+    def nodes_grow(self) -> bool:
+        """Whether autograd nodes grow from step to step, judged as bytes are."""
+        return trend.rises(self.nodes)
 
 
 def growth(step: Callable[[], object], steps: int = 10, warmup: int = 3) -> Growth:

@@ -29,6 +29,7 @@ class Loop:
     nodes_grow: bool
     owner: str | None
     asked: bool  # one of the nine that the issue names
+    pattern: str | None = None  # of `memlab.patterns`
 
     @property
     def code(self):
@@ -37,20 +38,25 @@ class Loop:
     @property
     def born(self):
         """``(file, line)`` of the line that makes what grows; None for a clean loop."""
-        lines, first = inspect.getsourcelines(self.make)
-        marked = [first + index for index, line in enumerate(lines) if line.rstrip().endswith("# born")]
-        return (inspect.getsourcefile(self.make), marked[0]) if marked else None
+        called = [self.make.__globals__.get(name) for name in self.make.__code__.co_names]
+        for function in (self.make, *filter(inspect.isfunction, called)):
+            lines, first = inspect.getsourcelines(function)
+            marked = [first + index for index, line in enumerate(lines) if line.rstrip().endswith("# born")]
+            if marked:
+                return inspect.getsourcefile(function), marked[0]
+        return None
 
 
 LOOPS = {}
 
 
-def loop(title, *, owner=None, nodes=None, grows=None, asked=False):
+def loop(title, *, owner=None, nodes=None, grows=None, asked=False, pattern=None):
     """Register a loop; with an owner bytes and nodes grow unless told otherwise."""
     grows = owner is not None if grows is None else grows
 
     def register(make):
-        LOOPS[make.__name__] = Loop(make.__name__, title, make, grows, grows if nodes is None else nodes, owner, asked)
+        nodes_grow = grows if nodes is None else nodes
+        LOOPS[make.__name__] = Loop(make.__name__, title, make, grows, nodes_grow, owner, asked, pattern)
         return make
 
     return register
@@ -63,7 +69,7 @@ def batch(size=4):
 # The nine of the issue.
 
 
-@loop("total = total + cross_entropy(...)", owner="total", asked=True)
+@loop("total = total + cross_entropy(...)", owner="total", pattern="accumulated loss", asked=True)
 def total_of_losses():
     model, (x, y), total = nn.Linear(8, 3), batch(), torch.zeros(())
 
@@ -74,7 +80,7 @@ def total_of_losses():
     return step
 
 
-@loop("total += cross_entropy(...)", owner="total", asked=True)
+@loop("total += cross_entropy(...)", owner="total", pattern="accumulated loss", asked=True)
 def total_in_place():
     model, (x, y), total = nn.Linear(8, 3), batch(), torch.zeros(())
 
@@ -85,7 +91,9 @@ def total_in_place():
     return step
 
 
-@loop("cache = torch.cat([cache, key.detach()])", owner="cache", nodes=False, asked=True)
+@loop(
+    "cache = torch.cat([cache, key.detach()])", owner="cache", pattern="growing detached cache", nodes=False, asked=True
+)
 def cache_by_cat_and_detach():
     model, (x, _), cache = nn.Linear(8, 8), batch(1), torch.zeros(0, 8)
 
@@ -96,7 +104,7 @@ def cache_by_cat_and_detach():
     return step
 
 
-@loop("total = total + loss of a TransformerEncoderLayer", owner="total", asked=True)
+@loop("total = total + loss of a TransformerEncoderLayer", owner="total", pattern="accumulated loss", asked=True)
 def total_through_transformer():
     model, x, total = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(2, 3, 8), torch.zeros(())
 
@@ -107,7 +115,7 @@ def total_through_transformer():
     return step
 
 
-@loop("losses.append(loss) without a backward", owner="losses", asked=True)
+@loop("losses.append(loss) without a backward", owner="losses", pattern="kept losses", asked=True)
 def list_of_losses():
     model, (x, y), losses = nn.Linear(8, 3), batch(), []
 
@@ -117,7 +125,7 @@ def list_of_losses():
     return step
 
 
-@loop("An LSTM's state carried on without detach", owner="state", asked=True)
+@loop("An LSTM's state carried on without detach", owner="state", pattern="undetached recurrent state", asked=True)
 def lstm_state():
     model, x, state = nn.LSTM(8, 8), torch.randn(1, 2, 8), None
 
@@ -131,6 +139,7 @@ def lstm_state():
 @loop(
     "losses.append(loss) after backward: nodes, and no bytes but the losses' own",
     owner="losses",
+    pattern="kept losses",
     grows=False,
     nodes=True,
     asked=True,
@@ -168,7 +177,7 @@ def ctx_holds_output():
     return step
 
 
-@loop("backward(create_graph=True), and the gradients are kept", owner="grads", asked=True)
+@loop("backward(create_graph=True), and the gradients are kept", owner="grads", pattern="kept outputs", asked=True)
 def create_graph_and_kept_grads():
     weight, grads = torch.randn(8, requires_grad=True), []
 
@@ -182,7 +191,12 @@ def create_graph_and_kept_grads():
 # Leaking ones.
 
 
-@loop("history.append(output.detach()): no graph, and yet a tensor a step", owner="history", nodes=False)
+@loop(
+    "history.append(output.detach()): no graph, and yet a tensor a step",
+    owner="history",
+    pattern="growing detached cache",
+    nodes=False,
+)
 def detached_losses_of_every_batch():
     model, (x, _), history = nn.Linear(8, 8), batch(), []
 
@@ -192,7 +206,7 @@ def detached_losses_of_every_batch():
     return step
 
 
-@loop("logs[step] = loss", owner="logs")
+@loop("logs[step] = loss", owner="logs", pattern="kept losses")
 def dict_of_metrics():
     model, (x, y), logs = nn.Linear(8, 3), batch(), {}
 
@@ -210,7 +224,7 @@ class Meter:
         self.sum, self.count = self.sum + value, self.count + 1  # an average meter, as in a thousand repositories
 
 
-@loop("meter.update(loss) instead of loss.item()", owner="meter")
+@loop("meter.update(loss) instead of loss.item()", owner="meter", pattern="accumulated loss")
 def average_meter():
     model, (x, y), meter = nn.Linear(8, 3), batch(), Meter()
 
@@ -220,7 +234,7 @@ def average_meter():
     return step
 
 
-@loop("A forward hook appends each output", owner="seen")
+@loop("A forward hook appends each output", owner="seen", pattern="hook store")
 def forward_hook_keeps_outputs():
     model, (x, _), seen = nn.Sequential(nn.Linear(8, 8), nn.Tanh()), batch(), []
     model[1].register_forward_hook(lambda module, given, output: seen.append(output))
@@ -231,7 +245,7 @@ def forward_hook_keeps_outputs():
     return step
 
 
-@loop("A tensor's hook appends each gradient", owner="pile", nodes=False)
+@loop("A tensor's hook appends each gradient", owner="pile", pattern="growing detached cache", nodes=False)
 def tensor_hook_keeps_gradients():
     weight, pile = torch.randn(8, requires_grad=True), []
     weight.register_hook(lambda gradient: pile.append(gradient.clone()))
@@ -242,7 +256,7 @@ def tensor_hook_keeps_gradients():
     return step
 
 
-@loop("An lru_cache without bound, keyed by a number that never repeats", owner="embed")
+@loop("An lru_cache without bound, keyed by a number that never repeats", owner="embed", pattern="lru_cache")
 def lru_cache_of_graphs():
     model, calls = nn.Embedding(64, 8), []
 
@@ -257,7 +271,7 @@ def lru_cache_of_graphs():
     return step
 
 
-@loop("Each step leaves a closure that reads its loss", owner="callbacks")
+@loop("Each step leaves a closure that reads its loss", owner="callbacks", pattern="closure")
 def closures_over_losses():
     model, (x, y), callbacks = nn.Linear(8, 3), batch(), []
 
@@ -268,7 +282,7 @@ def closures_over_losses():
     return step
 
 
-@loop("errors.append(error): its traceback holds the frame and the frame its loss", owner="errors")
+@loop("errors.append(error): its traceback holds the frame and the frame its loss", owner="errors", pattern="traceback")
 def tracebacks_kept():
     model, (x, y), errors = nn.Linear(8, 3), batch(), []
 
@@ -285,7 +299,7 @@ def tracebacks_kept():
     return step
 
 
-@loop("hidden = tanh(cell(x) + hidden), for ever", owner="hidden")
+@loop("hidden = tanh(cell(x) + hidden), for ever", owner="hidden", pattern="undetached recurrent state")
 def rnn_cell_state():
     cell, (x, _), hidden = nn.Linear(8, 8), batch(), torch.zeros(4, 8)
 
@@ -296,7 +310,7 @@ def rnn_cell_state():
     return step
 
 
-@loop("average = 0.9 * average + 0.1 * weight, without no_grad", owner="average")
+@loop("average = 0.9 * average + 0.1 * weight, without no_grad", owner="average", pattern="average with history")
 def moving_average_of_weights():
     weight, average = torch.randn(8, requires_grad=True), torch.zeros(8)
 
@@ -307,7 +321,7 @@ def moving_average_of_weights():
     return step
 
 
-@loop("replay.append(features), with another batch size every step", owner="replay")
+@loop("replay.append(features), with another batch size every step", owner="replay", pattern="kept outputs")
 def replay_of_unequal_batches():
     model, replay = nn.Linear(8, 8), []
 
@@ -318,7 +332,12 @@ def replay_of_unequal_batches():
     return step
 
 
-@loop("views.append(batch[0]): a row that keeps its whole batch", owner="views", nodes=False)
+@loop(
+    "views.append(batch[0]): a row that keeps its whole batch",
+    owner="views",
+    pattern="growing detached cache",
+    nodes=False,
+)
 def small_views_of_large_storages():
     views = []
 
@@ -328,7 +347,7 @@ def small_views_of_large_storages():
     return step
 
 
-@loop("loss.backward(retain_graph=True), and the loss is kept", owner="retained")
+@loop("loss.backward(retain_graph=True), and the loss is kept", owner="retained", pattern="kept losses")
 def retain_graph_and_kept_loss():
     model, (x, y), retained = nn.Linear(8, 3), batch(), []
 
@@ -340,7 +359,7 @@ def retain_graph_and_kept_loss():
     return step
 
 
-@loop("Outputs of checkpoint keep what it recomputes from", owner="outputs")
+@loop("Outputs of checkpoint keep what it recomputes from", owner="outputs", pattern="kept losses")
 def checkpointed_outputs_kept():
     model, outputs = nn.Linear(8, 8), []
 
@@ -351,7 +370,7 @@ def checkpointed_outputs_kept():
     return step
 
 
-@loop("trainer.last.previous.previous...: a linked list of results", owner="trainer")
+@loop("trainer.last.previous.previous...: a linked list of results", owner="trainer", pattern="kept outputs")
 def attribute_of_a_trainer():
     model, (x, _), trainer = nn.Linear(8, 8), batch(), type("Trainer", (), {"last": None})()
 
@@ -361,7 +380,12 @@ def attribute_of_a_trainer():
     return step
 
 
-@loop("A new Adam each step, kept in a list with its state", owner="optimizers", nodes=False)
+@loop(
+    "A new Adam each step, kept in a list with its state",
+    owner="optimizers",
+    pattern="growing detached cache",
+    nodes=False,
+)
 def an_optimizer_each_step():
     weight, optimizers = nn.Parameter(torch.randn(8)), []
 
@@ -374,7 +398,7 @@ def an_optimizer_each_step():
     return step
 
 
-@loop("penalty = penalty + grad(..., create_graph=True).norm()", owner="penalty")
+@loop("penalty = penalty + grad(..., create_graph=True).norm()", owner="penalty", pattern="accumulated loss")
 def gradient_penalty_kept():
     weight, penalty = torch.randn(8, requires_grad=True), torch.zeros(())
 
@@ -387,7 +411,7 @@ def gradient_penalty_kept():
     return step
 
 
-@loop("A leak in every second step only", owner="buffer")
+@loop("A leak in every second step only", owner="buffer", pattern="kept outputs")
 def every_second_step():
     model, (x, _), buffer, calls = nn.Linear(8, 8), batch(), [], []
 
@@ -407,7 +431,7 @@ def generator(model, x):
         yield
 
 
-@loop("A generator's local list", owner="kept")
+@loop("A generator's local list", owner="kept", pattern="kept outputs")
 def suspended_generator():
     running = generator(nn.Linear(8, 8), batch()[0])
 

@@ -68,6 +68,8 @@ for _name, _wrap in {
         yield "kept", "generator"
         del kept
 
+    # Several generators of one code count as what holds them: each has a code of its own.
+    _held.__code__ = _held.__code__.replace(co_name=_name)
     ways[_name] = _held
 
 

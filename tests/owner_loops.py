@@ -4,6 +4,7 @@ Made and labelled as in `corpus`: a function makes the material and returns ``st
 gives birth to what grows.
 """
 
+import collections
 import dataclasses
 import functools
 import threading
@@ -19,7 +20,7 @@ _BEFORE = set(CORPUS)
 GLOBAL_HISTORY = []
 
 
-@loop("A module's global list", owner="GLOBAL_HISTORY")
+@loop("A module's global list", owner="GLOBAL_HISTORY", pattern="kept losses")
 def module_global():
     model, (x, y) = nn.Linear(8, 3), batch()
 
@@ -36,7 +37,7 @@ class Trainer:
         self.history = []
 
 
-@loop("A class attribute", owner="Trainer.seen")
+@loop("A class attribute", owner="Trainer.seen", pattern="kept outputs")
 def class_attribute():
     model, (x, _) = nn.Linear(8, 8), batch()
 
@@ -46,7 +47,7 @@ def class_attribute():
     return step
 
 
-@loop("self.history of an instance", owner="trainer.history")
+@loop("self.history of an instance", owner="trainer.history", pattern="kept outputs")
 def instance_attribute():
     model, (x, _), trainer = nn.Linear(8, 8), batch(), Trainer()
 
@@ -63,7 +64,7 @@ class Slotted:
         self.kept = []
 
 
-@loop("An attribute in a slot", owner="slotted.kept")
+@loop("An attribute in a slot", owner="slotted.kept", pattern="kept outputs")
 def slot_attribute():
     model, (x, _), slotted = nn.Linear(8, 8), batch(), Slotted()
 
@@ -78,7 +79,7 @@ class Record:
     values: list = dataclasses.field(default_factory=list)
 
 
-@loop("A field of a dataclass", owner="record.values")
+@loop("A field of a dataclass", owner="record.values", pattern="kept outputs")
 def dataclass_field():
     model, (x, _), record = nn.Linear(8, 8), batch(), Record()
 
@@ -88,7 +89,7 @@ def dataclass_field():
     return step
 
 
-@loop("A default argument that is a list", owner="kept")
+@loop("A default argument that is a list", owner="kept", pattern="kept outputs")
 def default_argument():
     model, (x, _) = nn.Linear(8, 8), batch()
 
@@ -98,7 +99,7 @@ def default_argument():
     return step
 
 
-@loop("A keyword-only default argument", owner="kept")
+@loop("A keyword-only default argument", owner="kept", pattern="kept outputs")
 def keyword_default():
     model, (x, _) = nn.Linear(8, 8), batch()
 
@@ -120,7 +121,7 @@ async def serve(model, x):
         await pause()
 
 
-@loop("A coroutine's local list", owner="answers")
+@loop("A coroutine's local list", owner="answers", pattern="kept outputs")
 def suspended_coroutine():
     running = serve(nn.Linear(8, 8), batch()[0])
 
@@ -130,7 +131,7 @@ def suspended_coroutine():
     return step
 
 
-@loop("A thread-local's attribute", owner="local.kept")
+@loop("A thread-local's attribute", owner="local.kept", pattern="kept outputs")
 def thread_local():
     model, (x, _), local = nn.Linear(8, 8), batch(), threading.local()
     local.kept = []
@@ -141,7 +142,7 @@ def thread_local():
     return step
 
 
-@loop("loss.backward(create_graph=True) into .grad, never cleared", owner="weight.grad")
+@loop("loss.backward(create_graph=True) into .grad, never cleared", owner="weight.grad", pattern="create_graph cycle")
 def gradient_with_a_graph():
     weight = torch.randn(8, requires_grad=True)
 
@@ -152,7 +153,7 @@ def gradient_with_a_graph():
     return step
 
 
-@loop("A list hung on a tensor as an attribute", owner="weight.history")
+@loop("A list hung on a tensor as an attribute", owner="weight.history", pattern="kept outputs")
 def attribute_of_a_tensor():
     weight = nn.Parameter(torch.randn(8))
     weight.history = []
@@ -163,7 +164,7 @@ def attribute_of_a_tensor():
     return step
 
 
-@loop("A module's buffer that is updated with its history", owner="model.running")
+@loop("A module's buffer that is updated with its history", owner="model.running", pattern="average with history")
 def buffer_with_history():
     model, (x, _) = nn.Linear(8, 8), batch()
     model.register_buffer("running", torch.zeros(4, 8))
@@ -174,7 +175,7 @@ def buffer_with_history():
     return step
 
 
-@loop("A list inside a module", owner="model.outputs")
+@loop("A list inside a module", owner="model.outputs", pattern="kept outputs")
 def attribute_of_a_module():
     model, (x, _) = nn.Linear(8, 8), batch()
     model.outputs = []
@@ -185,7 +186,7 @@ def attribute_of_a_module():
     return step
 
 
-@loop("A dict of dicts of lists", owner="logs")
+@loop("A dict of dicts of lists", owner="logs", pattern="kept outputs")
 def nested_containers():
     model, (x, _), logs = nn.Linear(8, 8), batch(), {"train": {"outputs": []}}
 
@@ -195,7 +196,7 @@ def nested_containers():
     return step
 
 
-@loop("A set of outputs", owner="unique")
+@loop("A set of outputs", owner="unique", pattern="kept outputs")
 def set_of_outputs():
     model, (x, _), unique = nn.Linear(8, 8), batch(), set()
 
@@ -205,7 +206,7 @@ def set_of_outputs():
     return step
 
 
-@loop("The keywords of a partial function", owner="report")
+@loop("The keywords of a partial function", owner="report", pattern="kept outputs")
 def partial_function():
     model, (x, _), report = nn.Linear(8, 8), batch(), functools.partial(print)
 
@@ -216,7 +217,7 @@ def partial_function():
     return step
 
 
-@loop("A bound method whose instance holds the outputs", owner="callback")
+@loop("A bound method whose instance holds the outputs", owner="callback", pattern="accumulated loss")
 def bound_method():
     model, (x, _), callback = nn.Linear(8, 8), batch(), Meter().update
 
@@ -237,7 +238,7 @@ class Stateful(torch.autograd.Function):
         return gradient, None
 
 
-@loop("ctx.before = the output before: a chain through ctx", owner="last")
+@loop("ctx.before = the output before: a chain through ctx", owner="last", pattern="undetached recurrent state")
 def chain_through_ctx():
     weight, last = torch.randn(8, requires_grad=True), None
 
@@ -248,13 +249,66 @@ def chain_through_ctx():
     return step
 
 
-@loop("A gradient hook that closes over its own step's output", owner="weight")
+@loop("A gradient hook that closes over its own step's output", owner="weight", pattern="hook store")
 def hooks_that_pile_up():
     weight = torch.randn(8, requires_grad=True)
 
     def step():
         output = weight.exp()  # born
         weight.register_hook(lambda gradient: gradient + output.sum())
+
+    return step
+
+
+@loop("outputs.append(model(x)) after model.eval(), without no_grad", owner="outputs", pattern="eval without no_grad")
+def evaluation_with_graphs():
+    model, (x, _), outputs = nn.Linear(8, 8), batch(), []
+    layers = nn.Sequential(model, nn.Tanh()).eval()
+
+    def step():
+        outputs.append(layers(x))  # born
+
+    return step
+
+
+@loop("replay.append((x, model(x))) into a deque", owner="replay", pattern="replay buffer")
+def deque_of_transitions():
+    model, replay = nn.Sequential(nn.Linear(8, 8), nn.Tanh()), collections.deque()
+
+    def step():
+        x, _ = batch()
+        replay.append((x, model(x)))  # born
+
+    return step
+
+
+@loop("state = state + f(state): a residual state, carried on", owner="state", pattern="undetached recurrent state")
+def residual_state():
+    cell, state = nn.Linear(8, 8), torch.zeros(2, 8)
+
+    def step():
+        nonlocal state
+        state = state + cell(state).tanh()  # born
+
+    return step
+
+
+@loop("shadow.lerp_(value, 0.1) of a value with a graph", owner="shadow", pattern="average with history")
+def average_by_lerp():
+    weight, shadow = torch.randn(8, requires_grad=True), torch.zeros(8)
+
+    def step():
+        shadow.lerp_(weight.exp(), 0.1)  # born
+
+    return step
+
+
+@loop("sums['loss'] += loss: a dict of one sum", owner="sums", pattern="accumulated loss")
+def sum_in_a_dict():
+    model, (x, y), sums = nn.Linear(8, 3), batch(), {"loss": 0}
+
+    def step():
+        sums["loss"] += F.cross_entropy(model(x), y)  # born
 
     return step
 

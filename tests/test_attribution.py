@@ -1,6 +1,7 @@
 """Who keeps a saved tensor and why: line, module and node, against a walk over the graph and the modules' own hooks."""
 
 import gc
+import logging
 import sys
 import threading
 import weakref
@@ -141,8 +142,7 @@ def test_models_line_by_line(kind):
     with memlab.watch() as seen:
         output = run(model, x)
     walked = memlab.bill(output)
-    lines = [each for each in seen.saved.lines if each.node != "checkpoint"]  # it keeps its inputs without a node
-    assert facts(lines) == facts(walked.lines)
+    assert facts(seen.saved.lines) == facts(walked.lines)
     assert all(each.why for each in walked.lines), {each.node for each in walked.lines if not each.why}
     check_views(seen.saved)
     check_views(walked)
@@ -308,6 +308,46 @@ def test_what_checkpoint_keeps_is_not_the_last_operators(kind):
     assert kept.why == "an input of the checkpointed region, which backward computes again from it"
     assert set(lines) == {"TanhBackward0"}
     del output
+
+
+@NEEDS_BILL
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_bill_knows_what_checkpoint_keeps_once_for_each_region(debug, watched, monkeypatch):
+    """Inputs of a region within a region are computed again, too: only the outer region's are kept."""
+    monkeypatch.setattr(logging.getLogger("LoggingTensor"), "propagate", False)  # torch's; pytest cannot format it
+    layer = nn.Linear(4, 4)
+
+    def inner(x):
+        return checkpoint(layer, layer(x).exp(), use_reentrant=False).sin()
+
+    def innermost(x):
+        return checkpoint(layer, x, use_reentrant=False)
+
+    def outer(region, size):
+        return checkpoint(region, torch.ones(size, 4) * layer.bias, use_reentrant=False, debug=debug)
+
+    with memlab.watch() if watched else nullcontext():
+        regions = [outer(inner, 2), outer(inner, 3), outer(innermost, 5)]
+    line = outer.__code__.co_firstlineno + 1
+    loss = sum(each.sum() for each in regions)
+    for _ in range(2):  # reading neither runs the region again nor uses up what it keeps
+        kept = [
+            (each.bytes, each.where) for each in memlab.bill(loss).lines if each.node == "checkpoint" and each.bytes
+        ]
+        where = f"tests/test_attribution.py:{line}" if watched else "unknown"
+        assert sorted(kept) == [(size * 16, where) for size in (2, 3, 5)]
+    loss.backward()
+    assert not any(each.bytes for each in memlab.bill(loss).lines)
+
+
+@NEEDS_BILL
+def test_what_a_region_is_given_counts_as_without_checkpoint():
+    layer, given = nn.Linear(4, 4), torch.ones(2, 4)
+    for region in (layer, lambda *given: checkpoint(layer, *given, use_reentrant=False)):
+        bills = [memlab.bill(region(given)), memlab.bill(region(torch.ones(2, 4)))]
+        kinds = [[line.kind for line in bill.lines if line.shape == (2, 4)] for bill in bills]
+        assert kinds == [["input"], ["mask or statistic"]]
 
 
 def test_threads_keep_their_modules_apart():

@@ -212,23 +212,36 @@ def test_every_cure_is_an_arm_that_is_there():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "name", "path", "more"),
+    ("pattern", "facts"),
     [
-        ("kept losses", "losses", "losses -> list[412] -> Tensor -> MeanBackward0", {"elements": 412}),
-        ("kept outputs", "outs", "outs -> list[4] -> Tensor -> AddmmBackward0", {"elements": 4}),
-        ("accumulated loss", "total", "total -> Tensor -> AddBackward0", {"stored": "total = total + loss"}),
-        ("accumulated loss", "total", "total -> Tensor -> AddBackward0", {"stored": "total += loss"}),
-        ("average with history", "ema", "ema -> Tensor -> AddBackward0", {"stored": "ema = d * ema + w"}),
-        ("undetached recurrent state", "state", "state -> Tensor -> Tanh", {"stored": "_, state = model(x, state)"}),
-        ("lru_cache", "f", "f -> lru_cache -> Tensor", {"kind": "lru_cache"}),
-        ("traceback", "errors", "errors -> list[3]", {"kind": "traceback"}),
-        ("create_graph cycle", "w.grad", "w.grad -> Tensor -> MulBackward0", {"kind": "tensor attribute"}),
-        ("replay buffer", "memory", "memory -> deque[9] -> tuple", {"elements": 9}),
-        ("growing detached cache", "cache", "cache -> list[9] -> Tensor", {"elements": 9, "holds": "tensors"}),
-        ("eval without no_grad", "outs", "outs -> list[9] -> Tensor", {"where": "local of evaluate(), x.py:3"}),
-        (None, "x", "x -> Tensor -> ExpBackward0", {"grows": False}),
+        ("kept losses", {"elements": 412, "through": ("list",), "scalar": True}),
+        ("kept outputs", {"elements": 4, "through": ("list",)}),
+        ("kept outputs", {"elements": 9, "through": ("list", "tuple"), "stores": {"put"}}),
+        ("accumulated loss", {"stores": {"add"}, "piles": False}),
+        ("accumulated loss", {"stores": {"add", "assign"}, "through": ("dict",), "piles": False}),
+        ("accumulated loss", {"made_by": ("AddBackward0", "AddBackward0", "NllLossBackward0")}),
+        ("average with history", {"stores": {"mix", "assign"}}),
+        ("average with history", {"made_by": ("LerpBackward0",)}),
+        ("undetached recurrent state", {"stores": {"assign"}, "made_by": ("AddBackward0", "AddBackward0")}),
+        ("undetached recurrent state", {"elements": 2, "through": ("tuple",), "piles": False}),
+        ("lru_cache", {"kind": "lru_cache", "elements": 3}),
+        ("traceback", {"kind": "traceback"}),
+        ("traceback", {"elements": 9, "through": ("list", "object", "traceback", "frame")}),
+        ("create_graph cycle", {"name": "w.grad", "kind": "tensor attribute"}),
+        ("create_graph cycle", {"name": "Parameter.grad", "kind": "cycle", "grows": False}),
+        ("replay buffer", {"elements": 9, "through": ("deque", "tuple")}),
+        ("kept losses", {"elements": 9, "through": ("deque",), "scalar": True}),
+        ("growing detached cache", {"elements": 9, "through": ("list",), "holds": "tensors"}),
+        ("eval without no_grad", {"elements": 9, "through": ("list",), "evaluating": True}),
+        ("hook store", {"elements": 9, "through": ("list",), "stores": {"put", "hook"}}),
+        ("hook store", {"elements": 9, "kind": "hook", "through": ("dict", "function")}),
+        ("closure", {"elements": 9, "through": ("list", "function")}),
+        (None, {"grows": False}),
+        (None, {"grows": False, "evaluating": True}),
+        (None, {"name": "Holder <-> itself", "kind": "cycle", "grows": False}),
     ],
 )
-def test_patterns_are_recognised(pattern, name, path, more):
-    found = patterns.recognise(patterns.Clue(name=name, path=path, **more))
+def test_patterns_are_recognised(pattern, facts):
+    facts = {"name": "x"} | facts
+    found = patterns.recognise(patterns.Clue(**facts | {"stores": frozenset(facts.get("stores", ()))}))
     assert (found.name if found else None) == pattern

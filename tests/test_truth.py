@@ -1,5 +1,6 @@
 """The ledger against three independent accounts: arithmetic, a walk over the graph, the C++ allocator's own events."""
 
+import collections
 import gc
 
 import graphs
@@ -318,6 +319,20 @@ def test_growth_finds_total_plus_loss():
 
     found = memlab.growth(step, steps=4)
     assert found.grows and found.nodes_per_step > 0
+
+
+def test_nodes_of_a_store_that_fills_up_do_not_grow():
+    """Half of the steps fill it: the slope is not zero, and the verdict is."""
+    weight, last, all_of_them = torch.ones(3, requires_grad=True), collections.deque(maxlen=8), []
+    full = memlab.growth(lambda: last.append(weight.exp().sin().cos().sum()))
+    assert full.nodes_per_step > 0 and not (full.grows or full.nodes_grow or full.owners)
+
+    def step():
+        loss = weight.exp().sum()
+        loss.backward()
+        all_of_them.append(loss)
+
+    assert memlab.growth(step).nodes_grow
 
 
 def test_growth_is_not_fooled_by_varying_sizes():

@@ -7,13 +7,13 @@ that has a name is a name of its own, unless a container was passed on the way: 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 
 from memlab.ownership import look
-from memlab.ownership.climb import LAST_ERROR, Climb, Key
+from memlab.ownership.climb import GENERATORS, LAST_ERROR, Climb, Key
 
 ALIKE = 8  # so many objects of one class with a name each, for the same attribute, count as one owner
 _STORES = frozenset({"_parameters", "_buffers", "_modules"})
@@ -98,7 +98,9 @@ class Assignment:
             return [(held, None) for held in climb.down[holder]]
         found: list[tuple[int, str | None]] = []
         for held in climb.down[holder]:
-            if climb.spaces.get(held) == holder:
+            if climb.spaces.get(held) != holder and type(thing) is FunctionType:
+                found.append((held, None))  # what it closes over, or a default
+            elif climb.spaces.get(held) == holder:
                 found.extend((each, self.attribute_in(held, each)) for each in climb.down[held])
             else:
                 found.append((held, self.attribute(holder, held)))
@@ -153,4 +155,4 @@ class Assignment:
 
 
 def _has_attributes(thing: Any) -> bool:
-    return not (look.is_exactly(thing, *look.PASSING, TracebackType) or look.is_node(type(thing)))
+    return not (look.is_exactly(thing, *look.PASSING, *GENERATORS, TracebackType) or look.is_node(type(thing)))

@@ -22,14 +22,15 @@ from typing import Any
 from torch import Tensor
 
 from memlab import deep, hooks
-from memlab.ownership import frames, look
+from memlab.ownership import bound, frames, look
+from memlab.ownership.alike import Alike, Links
 from memlab.ownership.heap import Heap
 
 DEEPEST = 40  # levels of containers and objects between a tensor and a name
 MOST = 300_000  # objects to climb through
 LRU_CACHE = type(functools.lru_cache(lambda: None))
 _OWN = (hooks.Packed, deep.Cut, Heap, frames.Ended)
-_GENERATORS = {GeneratorType: "generator", CoroutineType: "coroutine", AsyncGeneratorType: "coroutine"}
+GENERATORS = {GeneratorType: "generator", CoroutineType: "coroutine", AsyncGeneratorType: "coroutine"}
 
 Key = tuple[Any, ...]
 LAST_ERROR: Key = ("sys", "last")
@@ -77,12 +78,15 @@ class Climb:
         for holder, held in extra:
             self._extra[id(held)].append(holder)
             self.grads[id(holder)].add(id(held))
+        self._links = Links(self.things, self.down, self.up, self.spaces)
         level = set(self.things)
+        self._alike = Alike(self._links, set(level))
         self._risen = set(level)
         for _ in range(DEEPEST):
             if not level or len(self.things) > MOST:
                 break
             level = self._rise(level)
+        self._alike.settle(self.names)
 
     def _rise(self, level: set[int]) -> set[int]:
         """Find all holders of this level; return those that have no name and are to be asked next."""
@@ -96,18 +100,13 @@ class Climb:
         for holder, held in found:
             for each in held:
                 if self._leads_to(holder, each):
-                    self._link(holder, each)
+                    self._links.link(holder, each)
                     if not self._is_named_object(each):  # else the name is where climbing ends
                         fresh.add(id(holder))
         fresh -= self._risen
+        fresh |= self._alike.rise()  # again, where what has a name of its own was no way on before
         self._risen |= fresh
         return fresh
-
-    def _link(self, holder: Any, held: int) -> None:
-        self.things[id(holder)] = holder
-        if held not in self.down[id(holder)]:
-            self.down[id(holder)].add(held)
-            self.up[held].append(id(holder))
 
     def _leads_to(self, holder: Any, held: int) -> bool:
         """Record what ``holder`` is to ``held``; tell whether the way leads on through it, and not to a name."""
@@ -121,8 +120,8 @@ class Climb:
             return False
         if kind is FunctionType:
             return self._function(holder, held)
-        if look.is_exactly(holder, *_GENERATORS):
-            return self._generator(holder, held, _GENERATORS[kind])
+        if look.is_exactly(holder, *GENERATORS):
+            return self._generator(holder, held, GENERATORS[kind])
         if kind is LRU_CACHE:
             self._name_cache(holder, held)
             return False
@@ -138,7 +137,7 @@ class Climb:
         if look.is_a(holder, _thread._local) and type(self.things[held]) is dict:
             for space in self.down[held]:  # in between lies a dict with one ``__dict__`` for each thread
                 self.spaces[space] = id(holder)
-                self._link(holder, space)
+                self._links.link(holder, space)
         if kind is CellType:
             for name in self._cell_locals.get(held, ()):
                 self.names[id(holder)].append(_renamed(name, ("cell", id(holder))))
@@ -150,6 +149,7 @@ class Climb:
         thing = self.things[held]
         return (
             bool(self.names.get(held))
+            and held not in self._alike.passed
             and not look.is_a(thing, *look.CONTAINERS)
             and not look.is_exactly(thing, *look.PASSING)
         )
@@ -174,6 +174,8 @@ class Climb:
         if held == id(function.__closure__):
             for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
                 key = ("cell", id(cell))
+                if id(cell) in self.down[held]:
+                    self._note_cell(function, free, id(cell), key)
                 self.names[id(cell)].append(Name(free, f"closure of {about}", "closure", key, 2, function))
         elif held == id(function.__defaults__):
             code, defaults = function.__code__, function.__defaults__ or ()
@@ -196,8 +198,17 @@ class Climb:
             return True
         return False
 
+    def _note_cell(self, function: FunctionType, free: str, cell: int, key: Key) -> None:
+        """A cell that another function or a frame shares is a variable of theirs, too."""
+        shared = self.names.get(cell) or sum(type(self.things[each]) is tuple for each in self.up[cell]) > 1
+        if not shared and not bound.rebinds(function.__code__, free):
+            for content in self.down[cell]:
+                self._alike.note(function, function.__code__, cell, content, key)
+
     def _name_default(self, function: FunctionType, argument: str, value: Any, about: str) -> None:
         key = ("default", id(function), argument)
+        if id(value) in self.things:
+            self._alike.note(function, function.__code__, id(value), id(value), key)
         self.names[id(value)].append(
             Name(argument, f"default argument of {about}", "default argument", key, 2, function)
         )
@@ -208,7 +219,10 @@ class Climb:
             for name, identity in frames.slots(frame):
                 if identity == held:
                     where = f"local of {kind} {generator.__qualname__}(), {frames.place(frame.f_code, frame.f_lineno)}"
-                    self.names[held].append(_local(name, where, kind, ("generator", id(generator), name), 0, generator))
+                    key = ("generator", id(generator), name)
+                    self.names[held].append(_local(name, where, kind, key, 0, generator))
+                    if not bound.rebinds_in_loop(frame.f_code, name):
+                        self._alike.note(generator, frame.f_code, held, held, key)
         return False
 
     def _name_cache(self, cache: Any, held: int) -> None:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import _thread
+from collections import deque
 from collections.abc import Iterator
 from types import CellType, FrameType, FunctionType, TracebackType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from memlab.ownership import frames, look
 from memlab.ownership.assign import Assignment
-from memlab.ownership.climb import Climb, Key, Name
+from memlab.ownership.climb import GENERATORS, LRU_CACHE, Climb, Key, Name
 
-_HOOKS = "_hooks"
+Way = list[tuple[int, int]]  # ids of holder and held, the outermost first
+# Attributes in which torch itself keeps hooks.
+HOOKS = frozenset(look.TENSOR_HOOKS) | {each for each in vars(nn.Module()) if each.endswith("_hooks")}
+_SORTS: tuple[tuple[type, str], ...] = (
+    *((kind, kind.__name__) for kind in (list, tuple, deque, set, dict, frozenset)),
+    (FunctionType, "function"),
+    *((kind, "generator") for kind in GENERATORS),
+    (TracebackType, "traceback"),
+    (FrameType, "frame"),
+    (LRU_CACHE, "lru_cache"),
+    *((kind, "") for kind in look.PASSING),
+)
 
 
 class Words:
@@ -67,7 +79,7 @@ class Words:
             return "class attribute"
         if attribute == "__traceback__":
             return "traceback"
-        if attribute.endswith(_HOOKS):
+        if attribute in HOOKS and look.is_a(thing, nn.Module, Tensor):
             return "hook"
         if look.is_a(thing, Tensor):
             return "tensor attribute"
@@ -122,7 +134,7 @@ class Words:
                 yield "" if attribute in ("_modules", "_parameters", "_buffers") else f".{attribute}"
             elif look.is_a(climb.things[holder], *look.CONTAINERS):
                 yield self._element(holder, held)
-            elif not look.is_exactly(climb.things[holder], *look.PASSING):
+            elif not look.is_exactly(climb.things[holder], *look.PASSING, *GENERATORS, FunctionType):
                 attribute = self._assignment.attribute(holder, held)
                 yield "" if attribute in ("_modules", "_parameters", "_buffers") else f".{attribute}"
             holder = held
@@ -143,13 +155,27 @@ class Words:
         other = look.is_a(thing, *look.CONTAINERS) or look.is_exactly(thing, *look.PASSING)
         return "" if other else self._assignment.attribute(holder, held)
 
-    def path(self, key: Key, name: Name, anchor: int, ends: str) -> str:
-        """Return the way from a name down to one of the tensors that it holds."""
-        parts = [f"{name.text} ({name.where})", *self._way(key, anchor), ends]
+    def path(self, name: Name, way: Way, ends: str) -> str:
+        """Return the way from a name down to one of the tensors that it holds, in words."""
+        parts = [f"{name.text} ({name.where})", *(self._passed(holder, held) for holder, held in way), ends]
         return " -> ".join(part for index, part in enumerate(parts) if part and part != parts[index - 1])
 
-    def _way(self, key: Key, anchor: int) -> list[str]:
-        """Climb from the tensor to what the key names, on a shortest way, and say what is passed."""
+    def through(self, way: Way) -> tuple[str, ...]:
+        """Return what is passed on a way, by its structure alone: no name that a user gave is in it."""
+        return tuple(each for each in (self._sort(holder, held) for holder, held in way) if each)
+
+    def _sort(self, holder: int, held: int) -> str:
+        thing: Any = self._climb.things[holder]
+        if look.is_a(thing, nn.Module, Tensor) and self._assignment.attribute(holder, held) in HOOKS:
+            return "hooks"
+        if holder in self._climb.spaces:
+            return "hooks" if look.key_of(thing, held) in HOOKS else ""
+        if look.is_node(type(thing)):
+            return "node"
+        return next((name for kind, name in _SORTS if look.is_a(thing, kind)), "object")
+
+    def way(self, key: Key, anchor: int) -> Way:
+        """Climb from the tensor to what the key names, on a shortest way; return holders with what they hold."""
         climb, assignment = self._climb, self._assignment
         keys = [each for each in assignment.joined.get(key, [key]) if assignment.holds(each, anchor)] or [key]
         targets = self._targets(keys[0])
@@ -157,7 +183,7 @@ class Words:
         while level:
             reached = next((each for each in level if each in targets), None)
             if reached is not None:
-                return [self._passed(each, below[each]) for each in self._down(reached, below)]
+                return [(each, below[each]) for each in self._down(reached, below)]
             above = []
             for each in level:
                 for holder in climb.up[each]:
@@ -182,8 +208,10 @@ class Words:
         climb = self._climb
         thing: Any = climb.things[holder]
         kind = type(thing)
-        if look.is_exactly(thing, CellType, FunctionType) or climb.spaces.get(held) == holder:
+        if look.is_exactly(thing, CellType) or climb.spaces.get(held) == holder:
             return ""
+        if look.is_exactly(thing, FunctionType, *GENERATORS):
+            return f"{thing.__qualname__}()"
         if holder in climb.spaces:
             owner = climb.things[climb.spaces[holder]]
             return f"{look.type_name(type(owner))}.{self._assignment.attribute_in(holder, held)}"

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from types import CellType, FrameType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 _mro = type.__dict__["__mro__"].__get__
 _namespace = type.__dict__["__dict__"].__get__
 _qualname = type.__dict__["__qualname__"].__get__
@@ -34,6 +37,10 @@ PASSING: tuple[type, ...] = (
     functools.partial,
     *(type(iter(each)) for each in _ITERABLES),
 )
+# A tensor's hooks, which lie in C++ and not in its __dict__; the descriptors are torch's own.
+TENSOR_HOOKS = {
+    name: getattr(torch._C.TensorBase, name).__get__ for name in ("_backward_hooks", "_post_accumulate_grad_hooks")
+}
 CONTAINERS = (list, tuple, deque, set, frozenset, dict)
 
 
@@ -131,6 +138,8 @@ def attribute(thing: Any, target: int) -> str:
             return str(name) if type(name) is str else "?"
     if type(thing) is MethodType:
         return "__self__"
+    if is_a(thing, Tensor):
+        return next((name for name, read in TENSOR_HOOKS.items() if id(read(thing)) == target), "?")
     return next((name for name, value in members(thing) if id(value) == target), "?")
 
 

@@ -32,6 +32,13 @@ class Owner:
         freed_by_gc: only a reference cycle holds it, and Python's garbage collector alone would free it.
         bytes_per_step: by how many bytes it grew in each step; known to `memlab.growth` only, else 0.
         nodes_per_step: likewise, autograd nodes.
+        elements_per_step: likewise, elements.
+        through: what lies on the way from the name to a tensor, the outermost first: ``list``, ``tuple``, ``dict``,
+            ``deque``, ``set``, ``function``, ``generator``, ``hooks``, ``traceback``, ``frame``, ``lru_cache``,
+            ``node``, or ``object``.
+        scalar: whether every tensor that it holds is a single number (0-dim).
+        made_by: the name of the node of the tensor at the end of ``path``, then of those that it leads to.
+        evaluating: whether the modules that saved what it reaches are, as far as they are known, in evaluation mode.
         complete: whether its graphs were read to their ends. If not, for want of time, then ``bytes``, ``tensors`` and
             ``nodes`` are at least what they say, and what it alone seems to keep others may reach, too; ``path`` says
             how many nodes were read.
@@ -52,4 +59,9 @@ class Owner:
     freed_by_gc: bool = False
     bytes_per_step: int = 0
     nodes_per_step: int = 0
+    elements_per_step: int = 0
+    through: tuple[str, ...] = ()
+    scalar: bool = False
+    made_by: tuple[str, ...] = ()
+    evaluating: bool = False
     complete: bool = True

@@ -13,6 +13,7 @@ from memlab import billing, graph
 from memlab.hooks import Packed
 from memlab.ledger import NO_CODE
 from memlab.lines import GIVEN
+from memlab.modules import Place
 from memlab.node_names import saved_fields
 
 LEAST = 20_000  # nodes that are read however long it takes: the same answer for a usual graph on any machine
@@ -28,6 +29,7 @@ class Reached:
     nodes: int = 0
     unread: int = 0
     places: Counter[tuple[Any, int]] = field(default_factory=Counter)  # bytes by code and instruction
+    modes: Counter[bool | None] = field(default_factory=Counter)  # bytes by ``training`` of the module that saved them
 
 
 class _Storages(billing.Walk):
@@ -39,16 +41,31 @@ class _Storages(billing.Walk):
 
     def _note(self, key: int, node: Any, name: str, packed: Packed | None) -> None:
         self.kept.append(key)
+        tensor, known, _ = self._found[key]
+        if known is not packed and known is not None and packed is not None and _before(packed, known):
+            self._found[key] = (tensor, packed, name)
 
-    def counted(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield key, bytes and place of each storage that is not given."""
+    def counted(self) -> Iterator[tuple[int, int, Any, bool | None]]:
+        """Yield key, bytes, place and the module's mode of each storage that is not given."""
         for key, (tensor, packed, name) in self._found.items():
             origin = packed.origin() if packed is not None else None
             if origin is not None:
                 if origin.kind not in GIVEN:
-                    yield key, origin.bytes, (origin.code, origin.instruction)
+                    yield key, origin.bytes, (origin.code, origin.instruction), _is_training(origin.place)
             elif self._kind(key, tensor, name) not in GIVEN:
-                yield key, tensor.untyped_storage().nbytes(), NO_CODE
+                yield key, tensor.untyped_storage().nbytes(), NO_CODE, None
+
+
+def _before(one: Packed, other: Packed) -> bool:
+    """Whether one was saved before the other, by the tokens of one ledger."""
+    mine, theirs = one.counted, other.counted
+    return mine is not None and theirs is not None and mine[0] is theirs[0] and mine[1] < theirs[1]
+
+
+def _is_training(place: Place | None) -> bool | None:
+    """Return whether a module is in training mode now; None without a module, or if it is gone."""
+    module = place.module() if place is not None else None
+    return None if module is None else bool(module.__dict__.get("training", True))
 
 
 class Graphs:
@@ -81,7 +98,7 @@ class Graphs:
                 self._read(tour, walk, deadline)
                 self.more.append(root)
         self.read, self.unread = len(tour.following), tour.unread
-        self._storages = {key: (nbytes, place) for key, nbytes, place in walk.counted()}
+        self._storages = {key: facts for key, *facts in walk.counted()}
         self.number = tour.number
         self._order, self._following = tour.end(), tour.following
 
@@ -132,8 +149,9 @@ class Graphs:
             totals[masks[number]].tensors += sum([key in self._storages for key in kept])
         for key, mask in self.storages(masks).items():
             if key in self._storages:
-                nbytes, place = self._storages[key]
+                nbytes, place, mode = self._storages[key]
                 reached = totals[mask]
                 reached.bytes += nbytes
                 reached.places[place] += nbytes
+                reached.modes[mode] += nbytes
         return dict(totals)

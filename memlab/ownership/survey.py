@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from memlab import origins
@@ -29,6 +30,7 @@ from memlab.ownership.reach import Graphs, Reached
 # Measured by benchmarks/owners.py: a look at the heap takes so many times as long as finding what leads to graphs in
 # it, and of what is left reading graphs takes this share; the rest goes to working with what was read.
 _HEAP, _READING = 4.0, 0.45
+_dimensions = torch._C.TensorBase.ndim.__get__  # type: ignore[attr-defined]
 _LIBRARIES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
 
 
@@ -175,8 +177,10 @@ class _Look:
     ) -> Owner:
         name = self._loose.name(key) or self._words.name(key)
         places: Counter[tuple[Any, int]] = Counter()
+        modes: Counter[bool | None] = Counter()
         for each in shares.values():
             places.update(each.places)
+            modes.update(each.modes)
         alone = shares.get(mask, Reached())
         is_plain = not shares
         last = max(reversed(held), key=lambda each: self._ages.get(each, 0))
@@ -187,8 +191,9 @@ class _Look:
             text += f" -> {ends.grad_fn.name().removeprefix('torch::autograd::')}"
         if unread:
             text += f" (at least: stopped after reading {self._graphs.read:,} nodes)"
+        way = self._words.way(key, last)
         return Owner(
-            path=self._words.path(key, name, last, text),
+            path=self._words.path(name, way, text),
             name=name.text,
             where=name.where,
             kind=name.kind,
@@ -201,6 +206,10 @@ class _Look:
             born=origins.describe(*max(places, key=lambda place: places[place])) if places else "unknown",
             holds="tensors" if is_plain else "graph",
             freed_by_gc=self._is_garbage(key, name),
+            through=self._words.through(way),
+            scalar=all(is_number(self._climb.things[each]) for each in held),
+            made_by=() if is_plain else made_by(ends),
+            evaluating=modes[False] > 0 and not modes[True],
             complete=not unread,
         )
 
@@ -210,6 +219,20 @@ class _Look:
             return known
         roots = [each.root for names in self._climb.names.values() for each in names if each.key == key] or [name.root]
         return all(root is not None and self._garbage.is_garbage(root) for root in roots)
+
+
+def is_number(thing: Any) -> bool:
+    """Whether a thing is a 0-dim tensor; no code of a subclass runs."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return look.is_a(thing, Tensor) and not _dimensions(thing)
+
+
+def made_by(thing: Any) -> tuple[str, ...]:
+    """Return the name of a tensor's node, or of a node, and the names of those that it leads to."""
+    with torch._C.DisableTorchFunctionSubclass():
+        node = thing.grad_fn if look.is_a(thing, Tensor) else thing
+    following = [each for each, _ in node.next_functions if each is not None]
+    return tuple(each.name().removeprefix("torch::autograd::") for each in (node, *following))
 
 
 def bits(mask: int) -> Iterator[int]:

@@ -12,7 +12,7 @@ from memlab.ownership import Owner, owners
 from memlab.ownership.frames import Ended
 from memlab.ownership.growing import together
 from memlab.patterns import Clue, recognise
-from memlab.tracing.stores import source, stored
+from memlab.tracing.stores import source, stores
 from memlab.tracing.trace import Held
 from memlab.unavailable import Unavailable
 
@@ -87,26 +87,30 @@ def _held(owner: Owner, step: int, before: Held | None, within: bool) -> Held:
         per_step=max(0, per_step),
         step=step,
         complete=owner.complete,
+        elements=owner.elements,
     )
-    return _with_pattern(record, owner, grows=per_step > 0 or nodes_grow)
+    piles = owner.elements > before.elements if before is not None and passed > 0 else None
+    return _with_pattern(record, clue_of(owner, grows=per_step > 0 or nodes_grow, piles=piles))
 
 
-def clue_of(owner: Owner, *, grows: bool) -> Clue:
-    """Return what patterns are recognised by."""
+def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:
+    """Return what patterns are recognised by; ``piles`` is whether its elements rose, None if that is not known."""
     return Clue(
         name=owner.name,
-        path=owner.path,
-        where=owner.where,
         kind=owner.kind,
         holds=owner.holds,
         elements=owner.elements,
+        through=owner.through,
+        scalar=owner.scalar,
+        made_by=owner.made_by,
+        evaluating=owner.evaluating,
         grows=grows,
-        stored="\n".join(text for _, text in stored(owner.name, owner.where)),
+        piles=piles,
+        stores=stores(owner.name, owner.where),
     )
 
 
-def _with_pattern(record: Held, owner: Owner, *, grows: bool) -> Held:
-    clue = clue_of(owner, grows=grows)
+def _with_pattern(record: Held, clue: Clue) -> Held:
     pattern = recognise(clue)
     if pattern is None:
         return record

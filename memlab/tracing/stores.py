@@ -1,4 +1,4 @@
-"""The lines of a file that store into a name: read from its text, for people and for recognising patterns."""
+"""What the statements of a file that store into a name do: read from its syntax, for recognising patterns."""
 
 from __future__ import annotations
 
@@ -10,21 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PLACE = re.compile(r"(?:^|, |at |\s)(?P<file>[^,\s][^,]*?\.\w+):(?P<line>\d+)$")
-_FUNCTION = re.compile(r"of (?:\w+\.)*(?P<name>\w+)\(\)")
-_ADDING = {
-    "append",
-    "extend",
-    "add",
-    "insert",
-    "update",
-    "appendleft",
-    "setdefault",
-    "push",
-    "put",
-    "add_",
-    "mul_",
-    "lerp_",
-}
+_REGISTERS = re.compile(r"register_(?:\w+_)?hook")  # torch's own names
+_PUTS = {"append", "extend", "add", "insert", "update", "appendleft", "setdefault", "push", "put"}
+_EMPTY = {"list", "dict", "set", "deque", "defaultdict", "OrderedDict"}
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+ADD, MIX, PUT, ASSIGN, HOOK = "add", "mix", "put", "assign", "hook"
 
 
 def source(place: str) -> str:
@@ -35,22 +25,27 @@ def source(place: str) -> str:
     return linecache.getline(str(Path(file).absolute()), int(line)).strip()
 
 
-def stored(name: str, where: str) -> list[tuple[str, str]]:
-    """Return ``(file:line, text)`` of what stores into ``name`` where it lives, such as ``losses.append(loss)``."""
+def stores(name: str, where: str) -> frozenset[str]:
+    """Return what the statements do that store something new into ``name``, where it lives.
+
+    ``add``: what it was, and something more (``x += y``). ``mix``: a part of what it was, and something more
+    (``x = a * x + b * y``, ``x.lerp_(y, a)``). ``put``: an element (``x.append(y)``). ``assign``: anything else.
+    ``hook``: one of them lies in a function that is registered as a hook. Empty where no statement can be found.
+    """
     place = _PLACE.search(where)
     if place is None:
-        return []
-    file = Path(place["file"])
+        return frozenset()
     try:
-        tree = _tree(file.absolute())
+        tree = _tree(Path(place["file"]).absolute())
     except (OSError, SyntaxError, ValueError, RecursionError):
-        return []
-    function, last = _FUNCTION.search(where), re.sub(r"\[.*", "", name).rpartition(".")[2]
-    scopes: list[ast.AST] = [tree]
-    if function is not None and "." not in name:
-        scopes = [each for each in ast.walk(tree) if _is_function(each, function["name"])] or [tree]
-    lines = {line: text for scope in scopes for line, text in _lines(scope, last)}
-    return [(f"{file}:{line}", lines[line] or source(f"{file}:{line}")) for line in sorted(lines)]
+        return frozenset()
+    last = re.sub(r"\[.*", "", name).rpartition(".")[2]
+    scope = _scope(tree, int(place["line"]))
+    found = list(_statements(scope, last)) or (list(_statements(tree, last)) if "." in name else [])
+    kinds = {kind for _, kind in found}
+    if kinds and _in_hook(tree, [statement for statement, _ in found]):
+        kinds.add(HOOK)
+    return frozenset(kinds)
 
 
 @functools.lru_cache(maxsize=16)
@@ -58,33 +53,94 @@ def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_bytes())
 
 
-def _is_function(node: ast.AST, name: str) -> bool:
-    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name
+def _scope(tree: ast.Module, line: int) -> ast.AST:
+    """Return the outermost function around a line, for one that closes over a name may be far from one that stores."""
+    waiting: list[ast.AST] = list(tree.body)
+    for node in waiting:  # grows meanwhile
+        if isinstance(node, _FUNCTIONS):
+            if node.lineno <= line <= (node.end_lineno or node.lineno):
+                return node
+        else:
+            waiting.extend(ast.iter_child_nodes(node))
+    return tree
 
 
-def _lines(scope: ast.AST, name: str) -> Iterator[tuple[int, str]]:
+def _statements(scope: ast.AST, name: str) -> Iterator[tuple[ast.AST, str]]:
     """Yield what puts something new into the name; what only empties it, or gives it a constant, does not count."""
     for node in ast.walk(scope):
         if isinstance(node, ast.Assign):
             for target in node.targets:
-                yield from _put(node, target, node.value, name)
-        elif isinstance(node, (ast.AugAssign, ast.AnnAssign)) and node.value is not None:
-            yield from _put(node, node.target, node.value, name)
-        elif isinstance(node, ast.Call) and _adds_to(node.func, name):
-            yield node.lineno, ""  # the whole line, which may say that this is a hook
+                yield from ((node, kind) for kind in _put(target, node.value, name))
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            yield from ((node, kind) for kind in _put(node.target, node.value, name))
+        elif isinstance(node, ast.AugAssign) and _is_name(node.target, name):
+            yield node, ADD if isinstance(node.op, (ast.Add, ast.Sub)) else MIX
+        elif isinstance(node, ast.Call) and (kind := _call(node, name)):
+            yield node, kind
 
 
-def _put(statement: ast.stmt, target: ast.expr, value: ast.expr, name: str) -> Iterator[tuple[int, str]]:
+def _put(target: ast.expr, value: ast.expr, name: str) -> Iterator[str]:
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
         for one, each in zip(target.elts, value.elts, strict=True):
-            for line, _ in _put(statement, one, each, name):
-                yield line, f"{ast.unparse(one)} = {ast.unparse(each)}"
+            yield from _put(one, each, name)
     elif _is_name(target, name) and not _is_empty(value):
-        yield statement.lineno, ast.unparse(statement)
+        yield _assigned(value, name)
 
 
-def _adds_to(function: ast.expr, name: str) -> bool:
-    return isinstance(function, ast.Attribute) and function.attr in _ADDING and _is_name(function.value, name)
+def _assigned(value: ast.expr, name: str) -> str:
+    """Tell a sum with the name itself as a term from one with a part of it."""
+    terms = list(_terms(value))
+    if len(terms) == 1:
+        return MIX if _is_lerp(value, name) or _scaled_sum(value, name) else ASSIGN
+    own = [each for each in terms if _is_name(each, name)]
+    scaled = [each for each in terms if _is_product(each, name)]
+    others = [each for each in terms if each not in own and each not in scaled]
+    if any(_mentions(each, name) for each in others):
+        return ASSIGN
+    return MIX if scaled else ADD if own else ASSIGN
+
+
+def _terms(value: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(value, ast.BinOp) and isinstance(value.op, (ast.Add, ast.Sub)):
+        yield from _terms(value.left)
+        yield from _terms(value.right)
+    else:
+        yield value
+
+
+def _is_product(value: ast.expr, name: str) -> bool:
+    """A factor is the name, or a sum with it: ``a * x``, ``a * (y - x)``."""
+    if not (isinstance(value, ast.BinOp) and isinstance(value.op, (ast.Mult, ast.Div))):
+        return False
+    factors = [value.left] if isinstance(value.op, ast.Div) else [value.left, value.right]
+    return any(_is_name(term, name) or _is_product(term, name) for each in factors for term in _terms(each))
+
+
+def _scaled_sum(value: ast.expr, name: str) -> bool:
+    """``(n * x + y) / (n + 1)``: one term, in which a sum stands."""
+    return _is_product(value, name) and any(
+        len(list(_terms(each))) > 1 for each in ast.walk(value) if isinstance(each, ast.BinOp)
+    )
+
+
+def _is_lerp(value: ast.expr, name: str) -> bool:
+    """``x.lerp(y, a)`` or ``torch.lerp(x, y, a)``."""
+    if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "lerp"):
+        return False
+    return any(_is_name(each, name) for each in (value.func.value, *value.args[:1]))
+
+
+def _call(call: ast.Call, name: str) -> str:
+    """What a method does to the name that it is called on: ``x.append(y)``, ``x.mul_(a).add_(y)``."""
+    if not isinstance(call.func, ast.Attribute):
+        return ""
+    method, on = call.func.attr, call.func.value
+    if _is_name(on, name):
+        known = {"add_": ADD, "sub_": ADD, "mul_": MIX, "div_": MIX, "lerp_": MIX, **dict.fromkeys(_PUTS, PUT)}
+        if method == "copy_" and call.args:
+            return _assigned(call.args[0], name)
+        return known.get(method, "")
+    return ""
 
 
 def _is_name(node: ast.expr, name: str) -> bool:
@@ -95,15 +151,36 @@ def _is_name(node: ast.expr, name: str) -> bool:
     return (isinstance(node, ast.Name) and node.id == name) or (isinstance(node, ast.Attribute) and node.attr == name)
 
 
+def _mentions(node: ast.expr, name: str) -> bool:
+    return any(isinstance(each, (ast.Name, ast.Attribute)) and _is_name(each, name) for each in ast.walk(node))
+
+
 def _is_empty(value: ast.expr) -> bool:
+    """Whether nothing that could lead to a graph is in it."""
     if isinstance(value, ast.Constant):
         return True
     if isinstance(value, (ast.List, ast.Tuple, ast.Set)):
         return not value.elts
     if isinstance(value, ast.Dict):
         return not value.keys
+    return isinstance(value, ast.Call) and _last_name(value.func) in _EMPTY
+
+
+def _last_name(function: ast.expr) -> str:
     return (
-        isinstance(value, ast.Call)
-        and isinstance(value.func, ast.Name)
-        and value.func.id in {"list", "dict", "set", "deque", "defaultdict"}
+        function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
     )
+
+
+def _in_hook(tree: ast.Module, statements: list[ast.AST]) -> bool:
+    """Whether one of the statements lies in a function that the file registers as a hook, or that makes one."""
+    registered: set[str] = set()
+    hooks: list[ast.AST] = []
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and _REGISTERS.fullmatch(_last_name(call.func)):
+            for given in call.args:
+                hooks += [each for each in ast.walk(given) if isinstance(each, ast.Lambda)]
+                registered |= {_last_name(given.func if isinstance(given, ast.Call) else given)}
+    hooks += [each for each in ast.walk(tree) if getattr(each, "name", None) in registered - {""}]
+    inside = {id(each) for hook in hooks if isinstance(hook, _FUNCTIONS) for each in ast.walk(hook)}
+    return any(id(each) in inside for each in statements)

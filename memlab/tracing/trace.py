@@ -81,6 +81,7 @@ class Held:
         per_step: bytes that it grew by in each step; 0 when it did not grow or was seen once.
         pattern, fix, cure: the known pattern it is, in a word; what to do, in a sentence; the experiment's arm.
         step: steps that had ended when it was seen.
+        elements: how many tensors it holds.
         complete: whether its graphs were read to their ends; if not, the numbers are at least what they say.
     """
 
@@ -101,6 +102,7 @@ class Held:
     cure: str = ""
     step: int = 0
     complete: bool = True
+    elements: int = 0
 
 
 @dataclass
