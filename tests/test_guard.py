@@ -442,10 +442,9 @@ import memlab as lab
 
 @pytest.fixture
 def on_meta():
-    before = torch.get_default_device()
     torch.set_default_device("meta")
     yield
-    torch.set_default_device(before)
+    torch.set_default_device(None)
 
 @pytest.fixture
 def watched():

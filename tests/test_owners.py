@@ -14,6 +14,7 @@ import weakref
 import holders
 import pytest
 import torch
+from holders import owners
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,20 +25,9 @@ from memlab.ownership import frames, reach
 pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")
 
 
-OTHERS = set()
-
-
 @pytest.fixture(autouse=True, scope="module")
 def nothing_else_alive():
-    """What tests before these have compiled keeps graphs: let it go, and leave out what stays."""
-    if "torch._dynamo" in sys.modules:
-        torch._dynamo.reset()
-    gc.collect()
-    OTHERS.update((owner.name, owner.bytes) for owner in memlab.owners())
-
-
-def owners(**options):
-    return [owner for owner in memlab.owners(**options) if (owner.name, owner.bytes) not in OTHERS]
+    holders.leave_out_what_there_is()
 
 
 @pytest.fixture

@@ -3,15 +3,21 @@
 import functools
 import gc
 
+import holders
 import pytest
 import torch
+from holders import owners
 from torch import nn
 
-import memlab
 from memlab.graph import READS_PACKED
 from memlab.ownership import bound
 
 pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_else_alive():
+    holders.leave_out_what_there_is()
 
 
 @pytest.fixture
@@ -74,13 +80,13 @@ EACH_STEP = {
 @pytest.mark.parametrize("way", EACH_STEP)
 def test_a_store_of_functions_is_the_owner(way, make):
     store = [EACH_STEP[way](make()) for _ in range(3)]
-    found = memlab.owners()
+    found = owners()
     assert [(owner.name, owner.kind, owner.elements, owner.tensors) for owner in found] == [("store", "local", 3, 3)]
     within = found[0].path.partition(" -> list[2] -> ")[2]
     assert within.startswith("tuple[1] -> ") is (way == "a closure in a tuple")
     assert "() -> Tensor" in within or "() -> tuple[0] -> Tensor" in within
     last = store[-1]
-    assert [owner.name for owner in memlab.owners() if owner.exclusive_bytes] == ["store"]
+    assert [owner.name for owner in owners() if owner.exclusive_bytes] == ["store"]
     assert last is not None
 
 
@@ -170,9 +176,9 @@ def nobody_holds_them(make):
 def test_a_variable_that_may_grow_by_itself_is_the_owner(way, make):
     gc.disable()
     try:
-        before = {owner.name for owner in memlab.owners()}
+        before = {owner.name for owner in owners()}
         kept, expected = way(make)
-        assert {owner.name for owner in memlab.owners()} - before == expected
+        assert {owner.name for owner in owners()} - before == expected
         assert kept is not make
     finally:
         gc.enable()
@@ -181,7 +187,7 @@ def test_a_variable_that_may_grow_by_itself_is_the_owner(way, make):
 
 def test_functions_of_one_code_with_a_name_each_keep_their_variables(make):
     (one, two), expected = bare(make)
-    assert {owner.name for owner in memlab.owners()} == expected
+    assert {owner.name for owner in owners()} == expected
     assert one is not two
 
 
@@ -190,7 +196,7 @@ def test_hooks_of_a_tensor_are_named(make):
     for _ in range(3):
         weight.register_hook(reporter(make()))
         other.register_post_accumulate_grad_hook(reporter(make()))
-    assert sorted((owner.name, owner.kind, owner.elements) for owner in memlab.owners()) == [
+    assert sorted((owner.name, owner.kind, owner.elements) for owner in owners()) == [
         ("other._post_accumulate_grad_hooks", "hook", 3),
         ("weight._backward_hooks", "hook", 3),
     ]
