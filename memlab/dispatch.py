@@ -48,6 +48,10 @@ class Mode(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
 
+    def __enter__(self) -> Any:
+        formulas.learn()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # True wraps every call in torch._dynamo.disable: 4 us an operator, and a second to import

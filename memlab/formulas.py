@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import sys
 import weakref
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from memlab import hook_stack
 from memlab.node_names import saved_fields
 from memlab.operators import Operators
 from memlab.origins import WRAPPER_REFERENCES
@@ -35,6 +37,7 @@ SUM = aten.add.Tensor
 MOST_NODES = 4096  # asked in one backward: from torch 2.13 on, what Python has seen is freed recursively
 _graph_task = torch._C._current_graph_task_id
 _READS_PACKED = hasattr(torch._C._autograd.SavedTensor, "data")
+_TEMPORARY: dict[Any, tuple[int, int]] = {}  # references of Python and C++ to autograd's own, by operator
 _node: Any = torch._C._current_autograd_node
 
 
@@ -132,22 +135,24 @@ class _Looking(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _references_to_temporaries() -> dict[Any, tuple[int, int]]:
-    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
-        x, first = torch.ones(1, requires_grad=True), torch.zeros(1, dtype=torch.long)
-        outputs = [
-            x[first],
-            x.gather(0, first),
-            x.index_select(0, first),
-            x.take(first),
-            x.max(0).values,
-            x.exp() + x.exp(),
-        ]
-        looking = _Looking()
-        with looking:
-            for each in outputs:
-                torch.autograd.grad(each.sum(), x)
-    return looking.found
+def learn() -> None:
+    """Learn what autograd's own temporaries look like, once in a process, by a backward that nobody else sees.
 
-
-_TEMPORARY = _references_to_temporaries()
+    Not on import: from a process that has run a backward on a machine with a GPU, others cannot be forked.
+    """
+    if _TEMPORARY or torch._C._functorch.peek_interpreter_stack() is not None:
+        return
+    with ExitStack() as stack:
+        for context in (torch.inference_mode(False), torch.enable_grad(), torch._C.DisableTorchFunction()):
+            stack.enter_context(context)
+        stack.enter_context(_disable_current_modes())
+        hook_stack.push(lambda tensor: tensor, lambda tensor: tensor)
+        stack.callback(hook_stack.pop)
+        x = torch.ones(1, device="cpu", requires_grad=True)
+        first = torch.zeros(1, dtype=torch.long, device="cpu")
+        outputs = [x[first], x.gather(0, first), x.index_select(0, first), x.take(first), x.max(0).values]
+        outputs.append(x.exp() + x.exp())
+        looking = stack.enter_context(_Looking())
+        for each in outputs:
+            torch.autograd.grad(each.sum(), x)
+    _TEMPORARY.update(looking.found)

@@ -1,5 +1,7 @@
 """Under a dispatch mode autograd does not write to its temporaries; under ours it does, as without one."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -239,3 +241,24 @@ def test_predicted_as_measured(name):
         run()
         storages.ledger.settle()
     assert card.peak_allocated - before == measured
+
+
+def test_what_a_temporary_looks_like_is_learned_unseen(monkeypatch):
+    monkeypatch.setattr(formulas, "_TEMPORARY", {})
+    seen = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t) or t, lambda t: t)
+    with Recorder(), hooks, torch.device("meta"), torch.inference_mode():
+        formulas.learn()
+    assert seen == [] and formulas._TEMPORARY.keys() == formulas.IN_PLACE.keys()
+
+
+def test_importing_runs_no_backward():
+    """A process that has run one on a machine with a GPU cannot be forked, and arms are."""
+    code = "import memlab.watching, memlab.formulas; assert memlab.formulas._TEMPORARY == {}"
+    subprocess.run([sys.executable, "-c", code], check=True)
