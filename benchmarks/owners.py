@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import memlab
-from memlab import graph
 from memlab.doctor import machine
+from memlab.node_names import saved_by
 
 COUNTS = (0, 300_000, 1_000_000)
 NODES = (100_000, 1_000_000)
@@ -79,7 +79,7 @@ def bare_loop(y: Tensor) -> float:
     began = time.perf_counter()
     nodes = [y.grad_fn]
     while nodes[-1].next_functions:
-        for _ in graph.saved_by(nodes[-1]):
+        for _ in saved_by(nodes[-1]):
             pass
         nodes.append(nodes[-1].next_functions[0][0])
     taken = time.perf_counter() - began

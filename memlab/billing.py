@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from memlab import checkpoints, reasons
-from memlab.graph import READS_PACKED, Tour, saved_by
+from memlab.graph import Tour
 from memlab.hooks import Packed, tensors_in
 from memlab.ledger import is_parameter
 from memlab.lines import GIVEN, Line, Saving, Tree, group_lines, shared_text, tree_of
+from memlab.node_names import READS_PACKED, saved_by
 from memlab.origins import WRAPPER_REFERENCES, storage_key
 from memlab.reading import Reading
 from memlab.unavailable import Unavailable

@@ -29,7 +29,7 @@ class Regions:
         self._met: set[int] = set()  # by id: the graph that is walked keeps them
 
     def inputs(self, node: Any) -> Iterator[tuple[str, Any]]:
-        """Yield what is kept for the regions of ``node`` that were not met before, as `graph.saved_by` would.
+        """Yield what is kept for the regions of ``node`` that were not met before, as `node_names.saved_by` would.
 
         A region within a region has its inputs computed again, too: then those of the outer one are yielded.
         """

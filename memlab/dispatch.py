@@ -153,10 +153,7 @@ def _maker_rule(func: Any, outputs: int) -> Rule:
         operators = ledger.here.operators
         if _watched:
             node_names.learn()
-        if operators.waiting:
-            operators.name_waiting(func if grad else None, sequence)
-        if not is_clone:
-            operators.last_op, operators.last_sequence = func if grad else None, sequence
+        operators.runs(func, sequence, grad)
         out = call(*args, **kwargs) if kwargs else call(*args)
         if grad and sequence != operators.sequence and not is_clone:  # a node was made since the last operator
             operators.sequence = sequence

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from memlab import hook_stack
-from memlab.node_names import saved_fields
+from memlab.node_names import READS_PACKED, saved_by
 from memlab.operators import Operators
 from memlab.origins import WRAPPER_REFERENCES
 
@@ -36,7 +36,6 @@ IN_PLACE = {
 SUM = aten.add.Tensor
 MOST_NODES = 4096  # asked in one backward: from torch 2.13 on, what Python has seen is freed recursively
 _graph_task = torch._C._current_graph_task_id
-_READS_PACKED = hasattr(torch._C._autograd.SavedTensor, "data")
 _TEMPORARY: dict[Any, tuple[int, int]] = {}  # references of Python and C++ to autograd's own, by operator
 _node: Any = torch._C._current_autograd_node
 
@@ -78,12 +77,12 @@ def _sums_gradients(args: tuple[Any, ...], task: int, operators: Operators) -> b
     (``retain_graph``) it is not known, and the sum stays as it is.
     """
     one, other = args
-    if not _READS_PACKED or type(other) is not Tensor or not _alike(one, other) or not _has_its_storage(one):
+    if not READS_PACKED or type(other) is not Tensor or not _alike(one, other) or not _has_its_storage(one):
         return False
     if operators.task != task:
         operators.task, operators.asked = task, 0
     operators.asked += 1
-    return operators.asked <= MOST_NODES and _is_released(_node())
+    return operators.asked <= MOST_NODES and next(saved_by(_node()), None) is None
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
@@ -100,15 +99,6 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 def _has_its_storage(tensor: Tensor) -> bool:
     key = tensor.untyped_storage()._cdata
     return int(torch._C._storage_Use_Count(key)) - WRAPPER_REFERENCES == 1
-
-
-def _is_released(node: Any) -> bool:
-    try:
-        found = [getattr(node, attribute) for attribute, _ in saved_fields(type(node))]
-        kept = [each for one in found for each in (one if isinstance(one, tuple) else (one,))]
-        return all(each is None or each.data is None for each in kept)
-    except RuntimeError:  # what a custom Function saved is not even shown
-        return True
 
 
 def _references(args: tuple[Any, ...]) -> tuple[int, int]:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from memlab import deep
-from memlab.node_names import saved_fields
 
 _mro, _namespace = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
 
@@ -107,21 +106,6 @@ SHALLOW = 10_000  # nodes: a graph of no more is freed recursively without harm
 def _node_of(root: Any) -> Any:
     return root.grad_fn if isinstance(root, Tensor) else root
 
-
-def saved_by(node: Any) -> Iterator[tuple[str, Any]]:
-    """Yield ``(field, what is kept)`` for each saved tensor of a node: a tensor, or what a pack hook made of it."""
-    for attribute, name in saved_fields(type(node)):
-        try:
-            raw = getattr(node, attribute)
-        except RuntimeError:  # freed by backward
-            continue
-        for each in raw if isinstance(raw, (tuple, list)) else (raw,):
-            data = None if each is None else each.data
-            if data is not None:
-                yield name, data
-
-
-READS_PACKED = hasattr(torch._C._autograd.SavedTensor, "data")
 
 with torch._C._DisableTorchDispatch():
     NODES_KEEP_WRAPPERS = _keeps_wrappers()

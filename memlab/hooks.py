@@ -212,7 +212,7 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
     def pack(tensor: Tensor) -> Packed:
         packed = Packed()
         packed.account = None  # __del__ runs even when what follows raises
-        output = LEAF if tensor.is_leaf else VIEW if tensor._is_view() else tensor.output_nr
+        output = _output(tensor)
         if only is None:
             pairs = []
             for each in ledgers:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,7 @@ _functions: Any = torch._C._functions
 _PLAIN = (Tensor, Parameter)
 _FEW = 8
 _RAW = "_raw_saved_"
+READS_PACKED = hasattr(torch._C._autograd.SavedTensor, "data")
 _saved_fields: dict[Any, list[tuple[str, str]]] = {}
 _asked: Counter[int] = Counter()
 _learned: dict[tuple[str, str], str] = {}
@@ -88,6 +90,19 @@ def saved_fields(kind: Any) -> list[tuple[str, str]]:
         found = [(each, each.removeprefix(_RAW)) for each in dir(kind) if each.startswith(_RAW)]
         _saved_fields[kind] = found
     return found
+
+
+def saved_by(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield ``(field, what is kept)`` for each saved tensor of a node: a tensor, or what a pack hook made of it."""
+    for attribute, name in saved_fields(type(node)):
+        try:
+            raw = getattr(node, attribute)
+        except RuntimeError:  # freed by backward
+            continue
+        for each in raw if isinstance(raw, (tuple, list)) else (raw,):
+            data = None if each is None else each.data
+            if data is not None:
+                yield name, data
 
 
 @cache

@@ -32,11 +32,11 @@ class Operators:
     def runs(self, op: Any, sequence: int, grad: bool) -> None:
         """An operator is about to run, ``grad`` says whether with autograd on. Hot path."""
         if self.waiting:
-            self.name_waiting(op if grad else None, sequence)
+            self._name_waiting(op if grad else None, sequence)
         if op is not CLONE:
             self.last_op, self.last_sequence = op if grad else None, sequence
 
-    def name_waiting(self, op: Any, sequence: int) -> None:
+    def _name_waiting(self, op: Any, sequence: int) -> None:
         """Tell what waits that it was saved for this operator, or for none that is seen (None). Hot path.
 
         A node takes the next sequence number when it is made, saves its inputs, lets its operator run, saves outputs.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from memlab import graph, stepping, threads, trend
 from memlab.allocator import Allocator
 from memlab.cards import Card
+from memlab.node_names import READS_PACKED
 from memlab.ownership.growing import growing
 from memlab.ownership.owner import Owner
 from memlab.ownership.survey import Survey, survey
@@ -201,7 +202,7 @@ def growth(step: Callable[[], object], steps: int = 10, warmup: int = 3) -> Grow
             nodes.append(graph.count_live_nodes())
             if index == warmup + (steps - 1) // 2 and _may_grow(before, series, nodes):
                 early = index, survey(made=seen.storages.ledger.live())
-        if graph.READS_PACKED and (trend.rises(series) or trend.rises(nodes)):
+        if READS_PACKED and (trend.rises(series) or trend.rises(nodes)):
             late = survey(made=seen.storages.ledger.live())
             start, first = early if early is not None else (-1, None)
             found = growing(first, late, warmup + steps - 1 - start)
@@ -211,4 +212,4 @@ def growth(step: Callable[[], object], steps: int = 10, warmup: int = 3) -> Grow
 def _may_grow(before: int | None, series: list[int], nodes: list[int]) -> bool:
     """Whether it is worth a look at the heap half way, to be compared with one at the end."""
     start = series[0] if before is None else before
-    return graph.READS_PACKED and (series[-1] > start or nodes[-1] > nodes[0])
+    return READS_PACKED and (series[-1] > start or nodes[-1] > nodes[0])

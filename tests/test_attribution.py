@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 import memlab
 from memlab import node_names, reasons
-from memlab.graph import READS_PACKED
 from memlab.lines import GIVEN, GROUPS
+from memlab.node_names import READS_PACKED
 
 NEEDS_BILL = pytest.mark.skipif(
     not READS_PACKED, reason="this torch shows what a node keeps only by running unpack hooks"

@@ -11,7 +11,7 @@ from torch import nn
 
 import memlab
 from memlab import cli, excerpt, experiment, hook_stack, patterns
-from memlab.graph import READS_PACKED
+from memlab.node_names import READS_PACKED
 from memlab.show import _explanation
 from memlab.tracing.explanation import of_tensor
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import memlab
-from memlab.graph import READS_PACKED
+from memlab.node_names import READS_PACKED
 from memlab.ownership.survey import survey
 from memlab.patterns import KNOWN, recognise
 from memlab.tracing import holders

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import memlab
-from memlab.graph import READS_PACKED
+from memlab.node_names import READS_PACKED
 from memlab.ownership import frames, reach
 
 pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")

@@ -9,7 +9,7 @@ import torch
 from holders import owners
 from torch import nn
 
-from memlab.graph import READS_PACKED
+from memlab.node_names import READS_PACKED
 from memlab.ownership import bound
 
 pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")

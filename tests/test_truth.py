@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import memlab
-from memlab.graph import READS_PACKED
 from memlab.lines import GIVEN
+from memlab.node_names import READS_PACKED
 
 NEEDS_BILL = pytest.mark.skipif(
     not READS_PACKED, reason="this torch shows what a node keeps only by running unpack hooks"

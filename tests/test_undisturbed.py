@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import memlab
 from memlab import hook_stack
-from memlab.graph import READS_PACKED
+from memlab.node_names import READS_PACKED
 
 AUTOGRAD = torch._C._autograd
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from memlab import graph, trend
+from memlab import trend
 from memlab.guard import heap, texts
 from memlab.guard.body import Body
 from memlab.guard.left import Mark
@@ -17,6 +17,7 @@ from memlab.guard.limits import Growth, Limits
 from memlab.guard.record import Record
 from memlab.guard.scope import FunctionScope
 from memlab.lines import GIVEN, Line
+from memlab.node_names import READS_PACKED
 from memlab.ownership.survey import survey
 from memlab.units import format_exact
 
@@ -162,7 +163,7 @@ class Test:
 
     def _owners(self) -> list[str]:
         """Return who holds what the bodies made: graphs, and storages without one."""
-        if not graph.READS_PACKED:
+        if not READS_PACKED:
             return []
         made: dict[int, int] = {}
         for body in self._bodies:

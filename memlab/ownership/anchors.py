@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from memlab import deep, graph
+from memlab.node_names import READS_PACKED, saved_by
 from memlab.ownership import look
 
 _base: Any = torch._C.TensorBase
@@ -124,7 +125,7 @@ def _count_unheld_tensor() -> int:
     with torch.inference_mode(False), torch.enable_grad():
         one = torch.ones(1, device="cpu", requires_grad=True)
         node = _grad_fn(one.exp())
-        (saved,) = (id(data) for _, data in graph.saved_by(node))
+        (saved,) = (id(data) for _, data in saved_by(node))
         other = torch.ones(1, device="cpu")
         nodes = node, _grad_fn(one * other)
     tensors = [each for each in gc.get_objects() if id(each) in (saved, id(other))]
@@ -138,4 +139,4 @@ def _count_unheld_tensor() -> int:
 
 with torch._C._DisableTorchDispatch():
     _UNHELD_NODE = _count_unheld_node() if graph.NODES_KEEP_WRAPPERS else 0
-    _UNHELD_TENSOR = _count_unheld_tensor() if graph.NODES_KEEP_WRAPPERS and graph.READS_PACKED else 0
+    _UNHELD_TENSOR = _count_unheld_tensor() if graph.NODES_KEEP_WRAPPERS and READS_PACKED else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memlab import graph
+from memlab.node_names import READS_PACKED
 from memlab.ownership.owner import Owner
 from memlab.ownership.survey import survey
 from memlab.unavailable import Unavailable
@@ -35,6 +35,6 @@ def owners(tensor: Tensor | None = None, *, limit: int | None = None, seconds: f
         raise ValueError(f"limit must be at least 1, got {limit}")
     if seconds is not None and not seconds > 0:
         raise ValueError(f"seconds must be more than 0, or None for no bound, got {seconds}")
-    if not graph.READS_PACKED:
+    if not READS_PACKED:
         raise Unavailable(f"torch {torch.__version__} cannot show what a node keeps without running unpack hooks")
     return survey(tensor, seconds=seconds).owners[:limit]

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from memlab import billing, graph
+from memlab import billing
+from memlab.node_names import READS_PACKED
 from memlab.tracing import holders, makeup
 from memlab.tracing.trace import Held, Moment
 
@@ -62,7 +63,7 @@ def of_oom(error: BaseException) -> Explanation:
 
 def _everything() -> tuple[billing.Bill, set[int]]:
     """Return the bill of all graphs to which tensors that Python code can see lead."""
-    if not graph.READS_PACKED:
+    if not READS_PACKED:
         return billing.Bill([], 0), set()
     with torch._C.DisableTorchFunctionSubclass():
         # What else is held here while the graphs are read would count as held by Python code.
