@@ -16,6 +16,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memlab import formulas, node_names
+from memlab.bindings import call_of
 from memlab.operators import CLONE
 from memlab.origins import storage_key
 from memlab.storage_ledger import StorageLedger
@@ -130,14 +131,9 @@ def _new_rule(func: Any) -> Rule:
     return _formula_rule(func, rule) if func in formulas.IN_PLACE else rule
 
 
-def _call_of(func: Any) -> Any:
-    """Return what OpOverload.__call__ calls: one Python frame less for each operator."""
-    return func._op if type(func) is OpOverload else func
-
-
 def _view_rule(func: Any) -> Rule:
     """Half of all operators that run are views: they make no storage, and their nodes save sizes, no tensors."""
-    call = _call_of(func)
+    call = call_of(func)
 
     def view(mode: Mode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return call(*args, **kwargs) if kwargs else call(*args)
@@ -146,7 +142,7 @@ def _view_rule(func: Any) -> Rule:
 
 
 def _maker_rule(func: Any, outputs: int) -> Rule:
-    call, number, is_clone, is_fresh = _call_of(func), id(func), func is CLONE, outputs == FRESH
+    call, number, is_clone, is_fresh = call_of(func), id(func), func is CLONE, outputs == FRESH
 
     def make(mode: Mode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ledger, sequence, grad = mode.ledger, _sequence_nr(), _grad_enabled()
