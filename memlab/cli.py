@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import memlab
 from memlab import options
-from memlab.commands import INTERRUPTED, NOBODY_READS, WRONG_USE, stream_errors
+from memlab.commands import INTERRUPTED, NOBODY_READS, WRONG_USE, stream_errors, tell
 from memlab.commands import commands as found_commands
 from memlab.options import Wrong
 
@@ -59,7 +59,7 @@ def _discard_stdout() -> None:
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"memlab: {' '.join(sentence.split())}", file=sys.stderr)
+    tell(sentence)
     return code
 
 

@@ -125,6 +125,15 @@ def test_wrong_use_is_one_sentence_and_nothing_is_measured(folder, memlab_, monk
     assert err.count("\n") == 1
 
 
+def test_a_terminal_need_not_break_a_sentence_within_a_word(folder, memlab_, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    code, _, err = memlab_("run", "x" * 60, "--device", "cpu")
+    assert code == 2
+    assert max(len(line) for line in err.splitlines() if "x" * 60 not in line) <= 40
+    assert " ".join(err.split()) == f"memlab: there is no experiment '{'x' * 60}'; known: other, sample"
+
+
 def test_a_wrong_size_is_found_before_anything_is_measured(folder, memlab_, monkeypatch):
     monkeypatch.setattr("memlab.isolate.run", None)
     code, out, err = memlab_("run", "all", "--set", "widht=3")

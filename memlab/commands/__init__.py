@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import shutil
 import sys
+import textwrap
 from typing import Protocol, TextIO
 
 from memlab import show as showing  # this package has a module called show
@@ -26,6 +28,15 @@ def give_streams_back() -> None:
     """Let stdout and stderr be as Python had opened them: a script that runs under memlab must not see a difference."""
     for name, errors in stream_errors.items():
         getattr(sys, name).reconfigure(errors=errors)
+
+
+def tell(sentence: str) -> None:
+    """Write a sentence to stderr; a terminal gets lines that it need not break within a word."""
+    text = f"memlab: {' '.join(sentence.split())}"
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns  # a path longer than that stays whole, to be copied
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    print(text, file=sys.stderr)
 
 
 class Command(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memlab import options, show
-from memlab.commands import HOLDS, NOT_ALL_HOLD, add_way, way
+from memlab.commands import HOLDS, NOT_ALL_HOLD, add_way, tell, way
 from memlab.options import Wrong
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def command(given: argparse.Namespace) -> int:
         snapshot=_snapshot(given.snapshot),
     )
     if card is not None and card.usable != card.total:
-        print(f"memlab: {card.describe()}", file=sys.stderr)
+        tell(card.describe())
     with _live.watching(sys.stderr) as view:
         report = _measure(plan, device, timeout, view)
     try:
