@@ -1,4 +1,4 @@
-"""What pytest's own testing plugin must not undo."""
+"""What pytest's own testing plugin must not undo, and which tests come last."""
 
 import sys
 from pathlib import Path
@@ -27,3 +27,8 @@ def imported_once(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SysModulesSnapshot, "restore", restore)
         yield
+
+
+def pytest_collection_modifyitems(items):
+    """Let tests that import torch's compiler come last: it doubles the heap, which others walk again and again."""
+    items.sort(key=lambda item: item.get_closest_marker("compiles") is not None)

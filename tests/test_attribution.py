@@ -573,6 +573,7 @@ def test_no_hooks_are_installed_and_the_users_see_the_same():
         assert not nn.modules.module._has_any_global_hook()
 
 
+@pytest.mark.compiles
 @pytest.mark.skipif(
     not hasattr(TorchDispatchMode, "ignore_compile_internals"), reason="this torch compiles nothing under any mode"
 )

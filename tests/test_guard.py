@@ -434,6 +434,7 @@ async def test_leaks(): KEPT.append(await later())
     )
 
 
+@pytest.mark.compiles
 def test_other_hooks_modes_and_threads(project):
     code = """
 import threading

@@ -567,6 +567,7 @@ def test_a_chain_of_a_hundred_thousand_nodes_is_freed():
     assert seen.saved.bytes == 0
 
 
+@pytest.mark.compiles
 @pytest.mark.skipif(
     not hasattr(TorchDispatchMode, "ignore_compile_internals"), reason="this torch compiles nothing under any mode"
 )
