@@ -266,7 +266,7 @@ def running_thread(make):
         leave.wait()
         del in_thread
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     ready.wait()
     yield "in_thread", "local"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import functools
+import gc
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
@@ -72,7 +73,11 @@ class Climb:
         self.spaces: dict[int, int] = {}
         self.nodes: set[tuple[int, int]] = set()
         self._modules = _module_dicts()
-        self._frames, self._cell_locals = _frame_slots()
+        running = frames.running()
+        self._frames, self._cell_locals = _frame_slots(running)
+        self._running = {id(frame) for frame in running}
+        del running  # another thread's frames may end meanwhile
+        self._generators = frames.generators_of(heap.objects)
         self.grads: defaultdict[int, set[int]] = defaultdict(set)
         self._extra: defaultdict[int, list[Any]] = defaultdict(list)
         for holder, held in extra:
@@ -122,6 +127,9 @@ class Climb:
             return self._function(holder, held)
         if look.is_exactly(holder, *GENERATORS):
             return self._generator(holder, held, GENERATORS[kind])
+        if kind is FrameType and id(holder) in self._generators:
+            generator = self._generators[id(holder)]
+            return self._generator(generator, held, GENERATORS[type(generator)])
         if kind is LRU_CACHE:
             self._name_cache(holder, held)
             return False
@@ -215,15 +223,26 @@ class Climb:
 
     def _generator(self, generator: Any, held: int, kind: str) -> bool:
         frame = frames.FRAME_OF[type(generator)].__get__(generator)
-        if frame is not None:
-            for name, identity in frames.slots(frame):
-                if identity == held:
-                    where = f"local of {kind} {generator.__qualname__}(), {frames.place(frame.f_code, frame.f_lineno)}"
-                    key = ("generator", id(generator), name)
-                    self.names[held].append(_local(name, where, kind, key, 0, generator))
-                    if not bound.rebinds_in_loop(frame.f_code, name):
-                        self._alike.note(generator, frame.f_code, held, held, key)
+        if frame is not None and id(frame) not in self._running:  # else its locals have names already
+            for name in self._names_in(frame, held):
+                where = f"local of {kind} {generator.__qualname__}(), {frames.place(frame.f_code, frame.f_lineno)}"
+                key = ("generator", id(generator), name)
+                self.names[held].append(_local(name, where, kind, key, 0, generator))
+                if not bound.rebinds_in_loop(frame.f_code, name):
+                    self._alike.note(generator, frame.f_code, held, held, key)
         return False
+
+    def _names_in(self, frame: FrameType, held: int) -> list[str]:
+        """Return what a suspended frame calls what it holds; if it has no name there, it is in use or a snapshot."""
+        thing = self.things[held]
+        target = held
+        if frames.SHOWS_CONTENT and type(thing) is CellType:
+            target = next(map(id, gc.get_referents(thing)), held)
+        names = [name for name, identity in frames.slots(frame) if identity == target]
+        others = (frame.f_globals, frame.f_builtins, frame.f_trace)
+        if names or look.is_exactly(thing, FrameType, FunctionType) or any(each is thing for each in others):
+            return names
+        return [frames.TEMPORARY]
 
     def _name_cache(self, cache: Any, held: int) -> None:
         function = (look.dict_of(cache) or {}).get("__wrapped__")
@@ -258,11 +277,11 @@ def _module_dicts() -> dict[int, str]:
     return found
 
 
-def _frame_slots() -> tuple[dict[int, list[Name]], dict[int, list[Name]]]:
+def _frame_slots(running: list[FrameType]) -> tuple[dict[int, list[Name]], dict[int, list[Name]]]:
     """Return names by the identity of what running frames hold, and those of cells by the identity of the content."""
     found: defaultdict[int, list[Name]] = defaultdict(list)
     cells: defaultdict[int, list[Name]] = defaultdict(list)
-    for frame in frames.running():
+    for frame in running:
         code = frame.f_code
         where = f"local of {frames.describe(frame)}"
         in_cells = {*code.co_cellvars, *code.co_freevars}

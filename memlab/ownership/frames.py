@@ -7,8 +7,9 @@ and under a debugger the dict is written back. So the slots are read where the i
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
@@ -75,6 +76,23 @@ def has_ended(frame: FrameType) -> bool:
     return any(each is frame for several in _ended for each in several)
 
 
+def generators_of(objects: Iterable[Any]) -> dict[int, Any]:
+    """Return the generators and coroutines by the ``id()`` of their frames.
+
+    Only where `LIES_BETWEEN`: elsewhere a generator holds its locals itself, and asking for its frame would make one.
+    """
+    if not LIES_BETWEEN:
+        return {}
+    found = {}
+    for each in objects:
+        kind = type(each)  # compared one by one: a dict would ask a metaclass for its hash
+        if kind is GeneratorType or kind is CoroutineType or kind is AsyncGeneratorType:
+            frame = FRAME_OF[kind].__get__(each)
+            if frame is not None:
+                found[id(frame)] = each
+    return found
+
+
 def is_own(code: CodeType) -> bool:
     return stacks.is_own(code.co_filename)
 
@@ -136,7 +154,7 @@ def _word(address: int) -> int:
 
 
 def _reads_slots() -> bool:
-    """Check on a frame with known locals that its slots are where they are expected."""
+    """Check on frames with known locals, running and suspended, that their slots are where they are expected."""
     if sys.implementation.name != "cpython" or sys.version_info >= (3, 13) or hasattr(sys, "gettotalrefcount"):
         return False
 
@@ -146,8 +164,23 @@ def _reads_slots() -> bool:
         found = dict(_read(frame))
         return (lambda: captured) is not None and found["one"] == id(one) and found["two"] == id(two)
 
-    return known(object(), object())
+    def waits(one: object) -> Iterator[object]:
+        yield (lambda: one)
+
+    one = object()
+    generator = waits(one)
+    captures: Any = next(generator)
+    (cell,) = captures.__closure__
+    suspended = _read(FRAME_OF[GeneratorType].__get__(generator))
+    return known(object(), object()) and suspended[-1] == ("one", id(cell))
 
 
+def _lies_between() -> bool:
+    """Before Python 3.11 a generator holds a frame, and the frame the locals."""
+    generator = (each for each in "")
+    return any(type(each) is FrameType for each in gc.get_referents(generator))
+
+
+LIES_BETWEEN = _lies_between()
 READS_SLOTS = _reads_slots()
 SHOWS_CONTENT = not READS_SLOTS  # f_locals shows what a cell holds, the slots the cell itself
