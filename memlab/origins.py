@@ -109,10 +109,13 @@ def op_name(op: Any) -> str:
     return str(getattr(op, "_overloadpacket", op)).removeprefix("aten.").removesuffix("Backward")
 
 
-def module_storages() -> dict[int, str]:
-    """Return ``{storage key: "parameter" | "buffer"}`` over every live module; walks the heap, so not for hot paths."""
+def module_storages(things: Iterable[Any] | None = None) -> dict[int, str]:
+    """Return ``{storage key: "parameter" | "buffer"}`` over the modules among ``things``, or over every live module.
+
+    For these it walks the heap, so it is not for hot paths.
+    """
     found: dict[int, str] = {}
-    for thing in gc.get_objects():
+    for thing in gc.get_objects() if things is None else things:
         if issubclass(type(thing), Module):  # isinstance would call a user's __class__ property
             for kind in ("buffer", "parameter"):
                 for tensor in (thing.__dict__.get(f"_{kind}s") or {}).values():

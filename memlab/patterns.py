@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+GRAPH, TENSORS = "graph", "tensors"  # what an owner holds, as `memlab.Owner` says
+
 
 @dataclass(frozen=True)
 class Clue:
@@ -25,7 +27,7 @@ class Clue:
 
     name: str
     kind: str = ""
-    holds: str = "graph"
+    holds: str = GRAPH
     elements: int = 1
     through: tuple[str, ...] = ()
     scalar: bool = False
@@ -46,6 +48,7 @@ class Pattern:
         fix: what to write instead; ``{name}`` stands for the variable.
         cure: ``experiment:arm`` that shows the cure.
         fits: whether an owner is one of these.
+        holds: what owners of this kind hold.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Pattern:
     fix: str
     cure: str
     fits: Callable[[Clue], bool]
+    holds: tuple[str, ...] = (GRAPH,)
 
     def advice(self, clue: Clue) -> str:
         return self.fix.format(name=clue.name)
@@ -90,6 +94,7 @@ KNOWN = [
         "keep str(error) instead of the error, or set error.__traceback__ to None",
         "who_keeps:error_text_kept",
         lambda clue: clue.kind == "traceback" or "traceback" in clue.through,
+        holds=(GRAPH, TENSORS),
     ),
     Pattern(
         "lru_cache",
@@ -97,20 +102,22 @@ KNOWN = [
         "cache numbers or detached tensors, and give the cache a maxsize",
         "who_keeps:cache_of_detached",
         lambda clue: clue.kind == "lru_cache" or "lru_cache" in clue.through,
+        holds=(GRAPH, TENSORS),
     ),
     Pattern(
         "create_graph cycle",
         "backward(create_graph=True) makes a cycle: the parameter holds its gradient, whose graph leads back to it",
         "use torch.autograd.grad(..., create_graph=True), or set the gradients to None after each step",
         "retain_graph:gradients_replaced",
-        lambda clue: clue.holds == "graph" and clue.kind in _ATTRIBUTES and clue.name.endswith(".grad"),
+        lambda clue: clue.kind in _ATTRIBUTES and clue.name.endswith(".grad"),
     ),
     Pattern(
         "growing detached cache",
         "plain tensors pile up; no graph is involved, so detach() changes nothing",
         "bound {name} (deque(maxlen=...)), move its tensors to the CPU, or drop what is used up",
         "who_keeps:bounded",
-        lambda clue: clue.holds == "tensors",
+        lambda clue: clue.grows or _many(clue),
+        holds=(TENSORS,),
     ),
     Pattern(
         "hook store",
@@ -183,4 +190,4 @@ KNOWN = [
 
 def recognise(clue: Clue) -> Pattern | None:
     """Return the known pattern that an owner is, None when none fits."""
-    return next((pattern for pattern in KNOWN if pattern.fits(clue)), None)
+    return next((pattern for pattern in KNOWN if clue.holds in pattern.holds and pattern.fits(clue)), None)

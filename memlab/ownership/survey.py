@@ -51,7 +51,7 @@ def survey(tensor: Tensor | None = None, made: dict[int, int] | None = None, *, 
         made: ``{storage key: bytes}`` of storages for which plain tensors' owners are wanted, too.
         seconds: how long it may take; reading graphs is broken off for it.
     """
-    with collector_paused():
+    with collector_paused(), torch._C.DisableTorchFunctionSubclass():
         try:
             return _survey(tensor, made or {}, math.inf if seconds is None else seconds)
         finally:

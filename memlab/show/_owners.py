@@ -48,6 +48,7 @@ def pins(each: Held) -> str:
     if each.tensors or not each.nodes:
         alone = "" if each.exclusive == each.bytes else f", {format_bytes(each.exclusive)} of them alone"
         count = f"{each.tensors:,} {'saved ' if each.holds == 'graph' else ''}tensor{'' if each.tensors == 1 else 's'}"
+        count += "" if each.holds == "graph" else " (no graph)"
         text = f"... pins {least}{format_bytes(each.bytes)} in {count}{alone}"
     else:
         text = f"... pins {least}{each.nodes:,} node{'' if each.nodes == 1 else 's'} and nothing that they saved"

@@ -54,11 +54,14 @@ def of_oom(error: BaseException) -> Explanation:
     """Explain what is alive while ``error``, with the frames in its traceback, still is."""
     bill, keys = _everything()
     rows = makeup.rows_of(bill.lines)
-    totals: Counter[str] = Counter(makeup.seen_by_python(keys))
+    seen = makeup.seen_by_python()
+    classes, plain = makeup.classed({key: nbytes for key, nbytes in seen.items() if key not in keys})
+    totals: Counter[str] = Counter(classes)
     for line in bill.lines:
         totals[line.kind] += line.bytes
     moment = Moment(0, sum(row.bytes for row in rows), totals.total(), rows, dict(totals.most_common()))
-    return Explanation("", moment, bill.nodes, bill.unseen, holders.find(0, error=error), str(error), _devices())
+    owners = holders.find(0, error=error, made=plain)
+    return Explanation("", moment, bill.nodes, bill.unseen, owners, str(error), _devices())
 
 
 def _everything() -> tuple[billing.Bill, set[int]]:

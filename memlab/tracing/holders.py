@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from memlab.ownership import Owner, owners
+from memlab.node_names import READS_PACKED
+from memlab.ownership import Owner
 from memlab.ownership.frames import Ended
 from memlab.ownership.growing import together
-from memlab.patterns import Clue, recognise
+from memlab.ownership.survey import survey
+from memlab.patterns import TENSORS, Clue, recognise
 from memlab.tracing.stores import source, stores
 from memlab.tracing.trace import Held
-from memlab.unavailable import Unavailable
 
 MOST = 32
+SECONDS = 2.0  # that a look is made to take at most
+Key = tuple[str, str, str]
 
 
 def find(
@@ -26,23 +30,41 @@ def find(
     error: BaseException | None = None,
     *,
     within: bool = False,
+    made: dict[int, int] | None = None,
+    since: int | None = None,
 ) -> list[Held]:
-    """Look for owners now, ``step`` steps into a run; growth is measured against an earlier look.
+    """Look for owners now; growth is measured against an earlier look.
 
-    The frames in the traceback of ``error`` are told as the running frames that they were. ``within`` says that this
-    is not the end of a step: a rate that is known from looks at such ends is the better one. Returns none where this
-    torch cannot show what a node keeps.
+    Returns none where this torch cannot show what a node keeps.
+
+    Args:
+        step: so many steps into a run.
+        before: what the earlier look has found.
+        tensor: only owners of this one.
+        error: the frames in its traceback are told as the running frames that they were.
+        within: this is not the end of a step: a rate that is known from looks at such ends is the better one.
+        made: ``{storage key: bytes}`` for which owners of plain tensors are wanted, too, whether they grow or not; the
+            bytes are those that are new since step ``since``.
+        since: against this step the first of all looks is measured.
     """
-    try:
-        with Ended(error):
-            found = owners(tensor)
-    except Unavailable:
+    if not READS_PACKED:
         return []
+    with Ended(error):
+        found = survey(tensor, made, seconds=SECONDS)
     earlier = {_key(each): each for each in before}
-    alike: dict[tuple[str, str, str], list[Owner]] = {}
-    for each in found:
-        alike.setdefault(_key(each), []).append(each)
-    records = [_held(together(each), step, earlier.get(key), within) for key, each in alike.items()]
+    alike: dict[Key, list[Owner]] = {}
+    pinned: Counter[Key] = Counter()
+    for owner, key in zip(found.owners, found.keys, strict=True):
+        alike.setdefault(_key(owner), []).append(owner)
+        pinned[_key(owner)] += found.pinned[key][0]
+    records = []
+    for name, several in alike.items():
+        owner, known, per_step = together(several), earlier.get(name), 0
+        if known is not None:
+            per_step = _rate(owner, pinned[name], step, known, within)
+        elif not before and since is not None:
+            per_step = _rate_since(owner, pinned[name], step - since)
+        records.append(_held(owner, pinned[name], step, known, per_step))
     return sorted(records, key=_weight)
 
 
@@ -53,24 +75,47 @@ def merged(before: Sequence[Held], found: Sequence[Held]) -> list[Held]:
     """
     seen = {_key(each) for each in found}
     gone = [each for each in before if _key(each) not in seen and each.per_step > 0]
-    return sorted([*found, *gone], key=_weight)[:MOST]
+    return sorted([*found, *gone], key=_weight)
+
+
+def growing(found: Sequence[Held], *, plain: bool) -> list[Held]:
+    """Leave owners of plain tensors out that do not grow, for every variable is one; or, without ``plain``, all."""
+    return [each for each in found if each.holds != TENSORS or (plain and each.per_step > 0)]
 
 
 def _weight(each: Held) -> tuple[int, int, int]:
     return -each.per_step, -each.exclusive, -each.bytes
 
 
-def _key(each: Held | Owner) -> tuple[str, str, str]:
+def _key(each: Held | Owner) -> Key:
     """Name an owner for the length of a run: the line that a frame has come to is no part of it."""
     return each.name, re.sub(r":\d+", "", each.where), each.kind
 
 
-def _held(owner: Owner, step: int, before: Held | None, within: bool) -> Held:
+def _rate(owner: Owner, pinned: int, step: int, before: Held, within: bool) -> int:
+    passed, grown = step - before.step, owner.bytes - before.bytes
+    if passed <= 0:
+        return before.per_step
+    if owner.holds == TENSORS and grown <= 0:
+        return 0
+    if (within or not owner.complete) and before.per_step > 0:
+        return before.per_step
+    return max(0, grown or pinned - before.pinned) // passed
+
+
+def _rate_since(owner: Owner, pinned: int, steps: int) -> int:
+    """Return by how much plain tensors pile up, from one look: some new ones for each step, of the size that they have.
+
+    Whole ones, for what is stored after the end of a step may have been made before it.
+    """
+    if owner.holds != TENSORS or owner.elements < steps or not owner.bytes:
+        return 0
+    size = owner.bytes / owner.elements
+    return round(size * round(pinned / size / steps))
+
+
+def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: int) -> Held:
     passed = step - before.step if before is not None else 0
-    per_step = (owner.bytes - before.bytes) // passed if before is not None and passed > 0 else owner.bytes_per_step
-    known = before is not None and before.per_step > 0
-    if before is not None and (passed <= 0 or ((within or not owner.complete) and known)):
-        per_step = before.per_step
     nodes_grow = owner.nodes_per_step > 0 or (before is not None and passed > 0 and owner.nodes > before.nodes)
     record = Held(
         path=owner.path,
@@ -84,10 +129,11 @@ def _held(owner: Owner, step: int, before: Held | None, within: bool) -> Held:
         holds=owner.holds,
         born=owner.born,
         source=source(owner.born),
-        per_step=max(0, per_step),
+        per_step=per_step,
         step=step,
         complete=owner.complete,
         elements=owner.elements,
+        pinned=pinned,
     )
     piles = owner.elements > before.elements if before is not None and passed > 0 else None
     return _with_pattern(record, clue_of(owner, grows=per_step > 0 or nodes_grow, piles=piles))

@@ -69,26 +69,35 @@ def _itemised(lines: Iterable[tuple[Line, int]]) -> list[Row]:
     return rows
 
 
-def seen_by_python(but: set[int]) -> dict[str, int]:
-    """Return ``{class: bytes}`` of the storages that Python code can see, without those whose keys are in ``but``."""
-    known = dict(_of_modules_and_optimizers())
-    totals: Counter[str] = Counter()
-    seen = set(but)
+def seen_by_python() -> dict[int, int]:
+    """Return ``{storage key: bytes}`` of the storages that Python code can see. Walks the heap."""
+    found: dict[int, int] = {}
     with torch._C.DisableTorchFunctionSubclass():
         for thing in gc.get_objects():
             key = origins.storage_key(thing) if issubclass(type(thing), Tensor) else None
-            if key is not None and key not in seen:
-                seen.add(key)
-                totals[known.get(key, OTHER)] += thing.untyped_storage().nbytes()
-    return dict(totals)
+            if key is not None and key not in found:
+                found[key] = thing.untyped_storage().nbytes()
+    return found
+
+
+def classed(sizes: dict[int, int]) -> tuple[dict[str, int], dict[int, int]]:
+    """Return ``{class: bytes}`` of these storages, and those of them that belong to no module and no optimizer."""
+    known = dict(_of_modules_and_optimizers())
+    totals: Counter[str] = Counter()
+    for key, nbytes in sizes.items():
+        totals[known.get(key, OTHER)] += nbytes
+    return dict(totals), {key: nbytes for key, nbytes in sizes.items() if key not in known}
 
 
 def _of_modules_and_optimizers() -> Iterator[tuple[int, str]]:
     """Yield ``(storage key, class)`` of optimizers' state, gradients, buffers and parameters; the later ones win."""
-    optimizers = []
+    optimizers: list[Any] = []
+    modules: list[Any] = []
     with torch._C.DisableTorchFunctionSubclass():
         for thing in gc.get_objects():
-            if issubclass(type(thing), torch.optim.Optimizer):
+            if issubclass(type(thing), torch.nn.Module):
+                modules.append(thing)
+            elif issubclass(type(thing), torch.optim.Optimizer):
                 optimizers.append(thing)
         for optimizer in optimizers:
             for state in list(optimizer.state.values()):
@@ -97,13 +106,9 @@ def _of_modules_and_optimizers() -> Iterator[tuple[int, str]]:
             for group in optimizer.param_groups:
                 yield from _gradients(group["params"])
                 yield from _keyed(group["params"], "parameter")
-        for module in _modules():
+        for module in modules:
             yield from _gradients((module.__dict__.get("_parameters") or {}).values())
-    yield from origins.module_storages().items()
-
-
-def _modules() -> list[Any]:
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Module)]
+    yield from origins.module_storages(modules).items()
 
 
 def _gradients(parameters: Iterable[Any]) -> Iterator[tuple[int, str]]:

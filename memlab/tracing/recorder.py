@@ -14,6 +14,7 @@ from memlab import trend, watching
 from memlab.cards import Card
 from memlab.tracing import holders, makeup
 from memlab.tracing.script import Stop
+from memlab.tracing.since import Since
 from memlab.tracing.steps import TOLD, Steps
 from memlab.tracing.trace import (
     ENOUGH,
@@ -69,6 +70,7 @@ class Recorder:
         self.moments: list[Moment] = []
         self.owners: list[Held] = []
         self._search_at = 0
+        self._since: Since | None = None
 
     @property
     def here(self) -> bool:
@@ -97,6 +99,8 @@ class Recorder:
         saved.reset_peak()
         self._peak_live = max(self._peak_live, storages.peak)
         self._keep(point)
+        if self.count == WARMUP:
+            self._since = Since(storages.ledger, self.count)
         self._seen(point | {"grew": self._grew()})
         last = self.count == self._stop_after
         if last or is_milestone(self.count):
@@ -141,10 +145,24 @@ class Recorder:
         began = time.perf_counter()
         if not self.owners:
             gc.collect()
-        found = holders.find(self.count, self.owners)
+        found = self._look()
         self._search_at = self.count + 2 if not self.owners else 2 * self.count
         self.owners = holders.merged(self.owners, found)
         self._searched += time.perf_counter() - began
+
+    def _look(self, error: BaseException | None = None, *, within: bool = False) -> list[Held]:
+        since = self._since
+        made, step = (since.made(), since.step) if since is not None else ({}, None)
+        return holders.find(self.count, self.owners, error=error, within=within, made=made, since=step)
+
+    def _accused(self, error: BaseException | None, *, grows: bool) -> list[Held]:
+        """Return who is to be told of at the end; at an OutOfMemoryError that nobody grew up to, all there are."""
+        ended = how(error)
+        if ended == OUT_OF_MEMORY and not self.owners:
+            _, plain = makeup.classed(self.watch.storages.ledger.live())
+            return holders.find(self.count, error=error, made=plain)[: holders.MOST]
+        found = self._look(error, within=ended != STOPPED) if grows or ended == OUT_OF_MEMORY else []
+        return holders.growing(holders.merged(self.owners, found), plain=grows)[: holders.MOST]
 
     def finish(self, error: BaseException | None, machine: dict[str, str], command: list[str], code: int) -> Trace:
         """Return what was recorded. Called after the block, while ``error``'s traceback still holds what it held."""
@@ -155,9 +173,7 @@ class Recorder:
         if error is None:
             gc.collect()
         grows, per_step = self._judge()
-        accused = grows or how(error) == OUT_OF_MEMORY
-        within = not isinstance(error, Stop)
-        found = holders.find(self.count, self.owners, error=error, within=within) if accused else []
+        owners = self._accused(error, grows=grows)
         self._searched += time.perf_counter() - began
         return Trace(
             machine=machine,
@@ -175,7 +191,7 @@ class Recorder:
             moments=self.moments,
             grows=grows,
             per_step=per_step,
-            owners=holders.merged(self.owners, found),
+            owners=owners,
             card=watch.card.card.device.total if watch.card is not None else None,
             simulated=watch.card is not None,
             card_numbers=watch.card.read() if watch.card is not None else {},

@@ -72,7 +72,7 @@ def _group(row: Row, what: str) -> str:
 
 @dataclass
 class Held:
-    """An owner as it was found: who keeps a graph alive, how much only it pins, since when, and what to do.
+    """An owner as it was found: who keeps graphs or tensors alive, how much only it pins, since when, and what to do.
 
     Attributes:
         path, name, where, kind: the path of references, and the name at its beginning with its place.
@@ -82,6 +82,7 @@ class Held:
         pattern, fix, cure: the known pattern it is, in a word; what to do, in a sentence; the experiment's arm.
         step: steps that had ended when it was seen.
         elements: how many tensors it holds.
+        pinned: bytes of storages that it keeps, saved or not, and that are new since the run's warm-up.
         complete: whether its graphs were read to their ends; if not, the numbers are at least what they say.
     """
 
@@ -103,6 +104,7 @@ class Held:
     step: int = 0
     complete: bool = True
     elements: int = 0
+    pinned: int = 0
 
 
 @dataclass
@@ -121,7 +123,7 @@ class Trace:
         last: what was alive at the end.
         moments: what was saved at the ends of a few steps.
         grows, per_step, nodes_per_step: the verdict on what steps leave behind, and by how much.
-        owners: who keeps graphs alive, largest first.
+        owners: who keeps graphs alive, and who lets plain tensors pile up; those that grow fastest first.
         card: bytes of the card, None without a limit; ``simulated`` tells whether a model counts it.
         card_numbers: what the card's allocator says at the end, since the beginning: allocated, reserved, active,
             requested and inactive split bytes, their peaks, retries and OOMs; empty without a simulated card.
