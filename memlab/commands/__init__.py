@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
-import shutil
 import sys
 import textwrap
 from typing import Protocol, TextIO
 
 from memlab import show as showing  # this package has a module called show
 from memlab.options import wrong
+from memlab.show._columns import width_of
 
 HOLDS, NOT_ALL_HOLD, WRONG_USE, INTERRUPTED, NOBODY_READS = 0, 1, 2, 130, 141
 
@@ -33,8 +33,8 @@ def give_streams_back() -> None:
 def tell(sentence: str) -> None:
     """Write a sentence to stderr; a terminal gets lines that it need not break within a word."""
     text = f"memlab: {' '.join(sentence.split())}"
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns  # a path longer than that stays whole, to be copied
+    width = width_of(sys.stderr)
+    if width is not None:  # a path longer than that stays whole, to be copied
         text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
     print(text, file=sys.stderr)
 

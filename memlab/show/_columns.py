@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 GAP = "  "
 LEAST = 16  # characters that a folded column keeps on the narrowest terminal
+
+
+def width_of(out: TextIO) -> int | None:
+    """Return how wide a terminal is; None for what is no terminal: there nothing is folded."""
+    return shutil.get_terminal_size().columns if out.isatty() else None
 
 
 def align(rows: Sequence[Sequence[str]], right: Sequence[int] = (), width: int | None = None) -> list[str]:

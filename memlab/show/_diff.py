@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TextIO
 
-from memlab.show._pages import BAD, GOOD, HEADING, NARROW, Text, folded, rows, width_of, write
+from memlab.show._columns import width_of
+from memlab.show._pages import BAD, GOOD, HEADING, NARROW, Text, folded, rows, write
 from memlab.show._words import clean
 from memlab.tracing.compare import ADDED, KINDS, Change, Comparison
 from memlab.units import format_bytes

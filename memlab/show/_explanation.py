@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from memlab.show import _card, _owners
-from memlab.show._pages import BAD, FAINT, HEADING, Text, folded, groups, width_of, write
+from memlab.show._columns import width_of
+from memlab.show._pages import BAD, FAINT, HEADING, Text, folded, groups, write
 from memlab.show._words import clean
 from memlab.tracing.explanation import Explanation
 from memlab.tracing.trace import OUTSIDE

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from typing import TextIO
 
 from memlab.experiment import Summary
-from memlab.show._columns import align, fold
+from memlab.show._columns import align, fold, width_of
 from memlab.show._words import clean
 
 
 def show(found: Mapping[str, Summary | str], out: TextIO, *, arms: bool) -> None:
     """Write each experiment's claim and, if ``arms``, its arms; a text instead of a summary says why there is none."""
-    width = shutil.get_terminal_size().columns if out.isatty() else None
+    width = width_of(out)
     claims = {clean(name): clean(each if isinstance(each, str) else each.claim) for name, each in found.items()}
     if width is None:
         heads = [[line] for line in align(list(claims.items()))] if claims else []

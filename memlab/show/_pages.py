@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TextIO
@@ -22,11 +21,6 @@ class Text:
 
     text: str
     style: str = PLAIN
-
-
-def width_of(out: TextIO) -> int | None:
-    """Return how wide a terminal is; None for what is no terminal: there nothing is folded."""
-    return shutil.get_terminal_size().columns if out.isatty() else None
 
 
 def folded(text: str, width: int | None, style: str = PLAIN, inset: str = "") -> Iterator[Text]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from memlab.patterns import Pattern
-from memlab.show._pages import HEADING, Text, folded, rows, width_of, write
+from memlab.show._columns import width_of
+from memlab.show._pages import HEADING, Text, folded, rows, write
 
 
 def show(known: Sequence[Pattern], out: TextIO) -> None:

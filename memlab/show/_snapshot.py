@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 from memlab.show._card import bar
-from memlab.show._columns import Block, fold
+from memlab.show._columns import Block, fold, width_of
 from memlab.show._words import clean
 from memlab.snapshots.replay import Outcome
 from memlab.snapshots.summary import DeviceSummary, Replays, Summary
@@ -35,7 +34,7 @@ def as_json(summary: Summary, out: TextIO) -> None:
 
 def show(name: str, summary: Summary, out: TextIO) -> None:
     """Write what a file says; at a terminal no line is wider than it."""
-    width = shutil.get_terminal_size().columns if out.isatty() else None
+    width = width_of(out)
     lines = [clean(name)]
     if summary.settings:
         lines += fold(f"settings: {clean(summary.settings)}", width)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from memlab.show import _card, _owners
-from memlab.show._columns import LEAST, fold
-from memlab.show._pages import BAD, FAINT, GOOD, HEADING, PLAIN, Text, folded, groups, width_of, write
+from memlab.show._columns import LEAST, fold, width_of
+from memlab.show._pages import BAD, FAINT, GOOD, HEADING, PLAIN, Text, folded, groups, write
 from memlab.show._words import clean, curve
 from memlab.tracing.trace import ENOUGH, FAILED, FINISHED, INTERRUPTED, OUT_OF_MEMORY, STOPPED, WARMUP, Trace
 from memlab.units import format_bytes
