@@ -14,39 +14,33 @@ import torch
 from torch._ops import OpOverload
 
 _aten = torch.ops.aten
-_METHODS, _FUNCTIONS = torch._C.TensorBase, torch._C._VariableFunctions
+_tensor: Any = torch._C.TensorBase
+_torch: Any = torch._C._VariableFunctions
 
 # Operators whose binding takes what their schema takes, in the same order, and can mean no other overload by it: the
 # usual operators of linear layers, attention, norms and sums, forward and backward.
-_METHOD_OF = {
-    _aten.detach.default: "detach",
-    _aten.view.default: "view",
-    _aten.t.default: "t",
-    _aten.transpose.int: "transpose",
-    _aten.permute.default: "permute",
-    _aten.select.int: "select",
-    _aten.unsqueeze.default: "unsqueeze",
-    _aten.squeeze.dim: "squeeze",
-    _aten.expand.default: "expand",
-    _aten.clone.default: "clone",
-}
-_FUNCTION_OF = {
-    _aten.mm.default: "mm",
-    _aten.bmm.default: "bmm",
-    _aten.addmm.default: "addmm",
-    _aten.add.Tensor: "add",
-    _aten.sub.Tensor: "sub",
-    _aten.mul.Tensor: "mul",
-    _aten.div.Tensor: "div",
-    _aten.sum.dim_IntList: "sum",
-    _aten.relu.default: "relu",
-    _aten._softmax.default: "_softmax",
-    _aten.native_layer_norm.default: "native_layer_norm",
-}
 BINDINGS: dict[OpOverload, Callable[..., Any]] = {
-    operator: getattr(where, name)
-    for where, names in ((_METHODS, _METHOD_OF), (_FUNCTIONS, _FUNCTION_OF))
-    for operator, name in names.items()
+    _aten.detach.default: _tensor.detach,
+    _aten.view.default: _tensor.view,
+    _aten.t.default: _tensor.t,
+    _aten.transpose.int: _tensor.transpose,
+    _aten.permute.default: _tensor.permute,
+    _aten.select.int: _tensor.select,
+    _aten.unsqueeze.default: _tensor.unsqueeze,
+    _aten.squeeze.dim: _tensor.squeeze,
+    _aten.expand.default: _tensor.expand,
+    _aten.clone.default: _tensor.clone,
+    _aten.mm.default: _torch.mm,
+    _aten.bmm.default: _torch.bmm,
+    _aten.addmm.default: _torch.addmm,
+    _aten.add.Tensor: _torch.add,
+    _aten.sub.Tensor: _torch.sub,
+    _aten.mul.Tensor: _torch.mul,
+    _aten.div.Tensor: _torch.div,
+    _aten.sum.dim_IntList: _torch.sum,
+    _aten.relu.default: _torch.relu,
+    _aten._softmax.default: _torch._softmax,
+    _aten.native_layer_norm.default: _torch.native_layer_norm,
 }
 
 
