@@ -126,10 +126,9 @@ class Climb:
         if kind is FunctionType:
             return self._function(holder, held)
         if look.is_exactly(holder, *GENERATORS):
-            return self._generator(holder, held, GENERATORS[kind])
+            return self._generator(holder, held)
         if kind is FrameType and id(holder) in self._generators:
-            generator = self._generators[id(holder)]
-            return self._generator(generator, held, GENERATORS[type(generator)])
+            return self._generator(self._generators[id(holder)], held)
         if kind is LRU_CACHE:
             self._name_cache(holder, held)
             return False
@@ -221,8 +220,8 @@ class Climb:
             Name(argument, f"default argument of {about}", "default argument", key, 2, function)
         )
 
-    def _generator(self, generator: Any, held: int, kind: str) -> bool:
-        frame = frames.FRAME_OF[type(generator)].__get__(generator)
+    def _generator(self, generator: Any, held: int) -> bool:
+        kind, frame = GENERATORS[type(generator)], frames.FRAME_OF[type(generator)].__get__(generator)
         if frame is not None and id(frame) not in self._running:  # else its locals have names already
             for name in self._names_in(frame, held):
                 where = f"local of {kind} {generator.__qualname__}(), {frames.place(frame.f_code, frame.f_lineno)}"

@@ -10,8 +10,10 @@ from memlab.ownership.owner import Owner
 from memlab.ownership.survey import survey
 from memlab.unavailable import Unavailable
 
+SECONDS = 2.0
 
-def owners(tensor: Tensor | None = None, *, limit: int | None = None, seconds: float | None = 2.0) -> list[Owner]:
+
+def owners(tensor: Tensor | None = None, *, limit: int | None = None, seconds: float | None = SECONDS) -> list[Owner]:
     """Return the Python names that keep autograd graphs alive, those that alone keep most first.
 
     Takes a look at Python's whole heap, so it is not for hot paths: about a second for a million objects. It runs no

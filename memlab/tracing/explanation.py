@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -55,8 +54,7 @@ def of_oom(error: BaseException) -> Explanation:
     bill, keys = _everything()
     rows = makeup.rows_of(bill.lines)
     seen = makeup.seen_by_python()
-    classes, plain = makeup.classed({key: nbytes for key, nbytes in seen.items() if key not in keys})
-    totals: Counter[str] = Counter(classes)
+    totals, plain = makeup.classed({key: nbytes for key, nbytes in seen.items() if key not in keys})
     for line in bill.lines:
         totals[line.kind] += line.bytes
     moment = Moment(0, sum(row.bytes for row in rows), totals.total(), rows, dict(totals.most_common()))

@@ -13,13 +13,13 @@ from memlab.node_names import READS_PACKED
 from memlab.ownership import Owner
 from memlab.ownership.frames import Ended
 from memlab.ownership.growing import together
+from memlab.ownership.search import SECONDS
 from memlab.ownership.survey import survey
 from memlab.patterns import TENSORS, Clue, recognise
 from memlab.tracing.stores import source, stores
 from memlab.tracing.trace import Held
 
 MOST = 32
-SECONDS = 2.0  # that a look is made to take at most
 Key = tuple[str, str, str]
 
 
@@ -116,7 +116,7 @@ def _rate_since(owner: Owner, pinned: int, steps: int) -> int:
 
 def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: int) -> Held:
     passed = step - before.step if before is not None else 0
-    nodes_grow = owner.nodes_per_step > 0 or (before is not None and passed > 0 and owner.nodes > before.nodes)
+    nodes_grow = before is not None and passed > 0 and owner.nodes > before.nodes
     record = Held(
         path=owner.path,
         name=owner.name,

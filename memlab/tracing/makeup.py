@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -35,12 +35,8 @@ def everything(watch: Watch, step: int) -> Moment:
     """Return what is alive now, by class too. Walks the heap."""
     moment = saved_now(watch, step)
     alive, kinds = watch.storages.ledger.live(), watch.saved.ledger.kinds
-    known = dict(_of_modules_and_optimizers())
-    totals: Counter[str] = Counter()
-    for key, nbytes in alive.items():
-        kind = known.get(key) or kinds.get(key, OTHER)
-        totals[kind] += nbytes
-    moment.live = sum(totals.values())
+    totals, _ = classed(alive, kinds)
+    moment.live = totals.total()
     moment.classes = dict(totals.most_common())
     return moment
 
@@ -80,13 +76,17 @@ def seen_by_python() -> dict[int, int]:
     return found
 
 
-def classed(sizes: dict[int, int]) -> tuple[dict[str, int], dict[int, int]]:
-    """Return ``{class: bytes}`` of these storages, and those of them that belong to no module and no optimizer."""
+def classed(sizes: dict[int, int], kinds: Mapping[int, str] | None = None) -> tuple[Counter[str], dict[int, int]]:
+    """Return ``{class: bytes}`` of these storages, and those of them that belong to no module and no optimizer.
+
+    Of these ``kinds`` says by key what they are, where it is known. Walks the heap.
+    """
     known = dict(_of_modules_and_optimizers())
+    kinds = kinds or {}
     totals: Counter[str] = Counter()
     for key, nbytes in sizes.items():
-        totals[known.get(key, OTHER)] += nbytes
-    return dict(totals), {key: nbytes for key, nbytes in sizes.items() if key not in known}
+        totals[known.get(key) or kinds.get(key, OTHER)] += nbytes
+    return totals, {key: nbytes for key, nbytes in sizes.items() if key not in known}
 
 
 def _of_modules_and_optimizers() -> Iterator[tuple[int, str]]:

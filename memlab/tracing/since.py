@@ -18,8 +18,7 @@ class Since:
         self._ledger = ledger
         # Not by key alone: the address of a storage that is gone is used again.
         self._old: dict[int, tuple[Made | None, int]] = {key: (ledger.made(key), n) for key, n in ledger.live().items()}
-        self._is_sorted = False
-        self._plain: set[int] = set()
+        self._plain: set[int] | None = None  # of these, what belongs to no module and no optimizer; asked for once
 
     def made(self) -> dict[int, int]:
         """Return ``{storage key: bytes}`` of what is alive, with 0 for what was there before, in the same size.
@@ -29,7 +28,6 @@ class Since:
         """
         live = self._ledger.live()
         old = {key: 0 for key, n in live.items() if self._old.get(key) == (self._ledger.made(key), n)}
-        if not self._is_sorted:
-            self._is_sorted = True
+        if self._plain is None:
             self._plain = set(makeup.classed(old)[1])
         return {key: old.get(key, n) for key, n in live.items() if key not in old or key in self._plain}
