@@ -1,9 +1,12 @@
-"""What pytest's own testing plugin must not undo, and which tests come last."""
+"""Fixtures of several files; what pytest's own testing plugin must not undo, and which tests come last."""
 
+import gc
 import sys
 from pathlib import Path
 
+import holders
 import pytest
+import torch
 from _pytest.pytester import SysModulesSnapshot
 
 
@@ -32,3 +35,27 @@ def imported_once(tmp_path_factory):
 def pytest_collection_modifyitems(items):
     """Let tests that import torch's compiler come last: it doubles the heap, which others walk again and again."""
     items.sort(key=lambda item: item.get_closest_marker("compiles") is not None)
+
+
+@pytest.fixture(scope="module")
+def nothing_else_alive():
+    """Let graphs that other tests have left not count in `holders.owners`."""
+    holders.leave_out_what_there_is()
+
+
+@pytest.fixture
+def make():
+    """Return a function that makes a graph."""
+    gc.collect()
+    weight = torch.ones(16, requires_grad=True)
+    return lambda: weight.exp().sum()
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """Be in a folder where scripts may run in this process; what they change of it is changed back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    return tmp_path

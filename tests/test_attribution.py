@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import graphs
 import pytest
 import torch
+from holders import NEEDS_PACKED
 from hypothesis import given, settings
 from torch import nn
 from torch.nn import functional as F
@@ -21,11 +22,6 @@ import memlab
 from memlab import node_names, reasons
 from memlab.lines import GIVEN, GROUPS
 from memlab.node_names import READS_PACKED
-
-NEEDS_BILL = pytest.mark.skipif(
-    not READS_PACKED, reason="this torch shows what a node keeps only by running unpack hooks"
-)
-
 
 NEWER = {"Aminmax", "BatchNormWithUpdate", "FusedRmsNorm", "SafeSoftmax"}  # than the oldest torch
 
@@ -121,7 +117,7 @@ def facts(lines):
     )
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 @settings(max_examples=30, deadline=None)
 @given(program=graphs.instructions, requires_grad=graphs.leaves)
 def test_random_graphs_line_by_line(program, requires_grad):
@@ -135,7 +131,7 @@ def test_random_graphs_line_by_line(program, requires_grad):
     check_views(walked)
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 @pytest.mark.parametrize("kind", MODELS)
 def test_models_line_by_line(kind):
     model, x = make(kind)
@@ -310,7 +306,7 @@ def test_what_checkpoint_keeps_is_not_the_last_operators(kind):
     del output
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("watched", [True, False])
 def test_a_bill_knows_what_checkpoint_keeps_once_for_each_region(debug, watched, monkeypatch):
@@ -341,7 +337,7 @@ def test_a_bill_knows_what_checkpoint_keeps_once_for_each_region(debug, watched,
     assert not any(each.bytes for each in memlab.bill(loss).lines)
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_what_a_region_is_given_counts_as_without_checkpoint():
     layer, given = nn.Linear(4, 4), torch.ones(2, 4)
     for region in (layer, lambda *given: checkpoint(layer, *given, use_reentrant=False)):

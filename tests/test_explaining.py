@@ -7,11 +7,11 @@ import threading
 
 import pytest
 import torch
+from holders import NEEDS_PACKED
 from torch import nn
 
 import memlab
 from memlab import cli, excerpt, experiment, hook_stack, patterns
-from memlab.node_names import READS_PACKED
 from memlab.show import _explanation
 from memlab.tracing.explanation import of_tensor
 
@@ -21,12 +21,7 @@ def forward():
     return model(torch.ones(32, 8)).mean()
 
 
-NEEDS_BILL = pytest.mark.skipif(
-    not READS_PACKED, reason="this torch shows what a node keeps only by running unpack hooks"
-)
-
-
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_explain_names_bytes_by_line_and_module():
     with memlab.watch():
         loss = forward()
@@ -43,7 +38,7 @@ def test_explain_names_bytes_by_line_and_module():
     assert max(map(len, text.splitlines())) <= _explanation.WIDTH
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_explain_without_a_watch_and_without_a_graph():
     assert "by node" in repr(memlab.explain(forward()))
     assert "keeps 0 B for backward" in repr(memlab.explain(torch.ones(3)))
@@ -51,7 +46,7 @@ def test_explain_without_a_watch_and_without_a_graph():
         memlab.explain([forward()])
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_explain_in_jupyter_and_rich():
     from rich.console import Console
 
@@ -65,7 +60,7 @@ def test_explain_in_jupyter_and_rich():
         assert "MeanBackward0" in console.file.getvalue()
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_explaining_keeps_nothing_alive():
     import weakref
 
@@ -92,7 +87,7 @@ def armed():
     sys.excepthook, threading.excepthook = before
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_on_oom_explains_before_the_traceback(armed, capsys):
     try:
         run_out([])

@@ -11,15 +11,15 @@ import corpus
 import owner_loops
 import pytest
 import torch
+from holders import NEEDS_PACKED
 from torch import nn
 
 import memlab
-from memlab.node_names import READS_PACKED
 from memlab.ownership.survey import survey
 from memlab.patterns import KNOWN, recognise
 from memlab.tracing import holders
 
-pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")
+pytestmark = NEEDS_PACKED
 LOOPS = {**corpus.LOOPS, **owner_loops.OWNER_LOOPS}
 LEAKING = {name: loop for name, loop in LOOPS.items() if loop.owner}
 EARLY, LATE = 4, 9

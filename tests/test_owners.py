@@ -19,15 +19,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import memlab
-from memlab.node_names import READS_PACKED
 from memlab.ownership import frames, reach
 
-pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def nothing_else_alive():
-    holders.leave_out_what_there_is()
+pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("nothing_else_alive")]
 
 
 @pytest.fixture

@@ -9,22 +9,9 @@ import torch
 from holders import owners
 from torch import nn
 
-from memlab.node_names import READS_PACKED
 from memlab.ownership import bound
 
-pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def nothing_else_alive():
-    holders.leave_out_what_there_is()
-
-
-@pytest.fixture
-def make():
-    gc.collect()
-    weight = torch.ones(16, requires_grad=True)
-    return lambda: weight.exp().sum()
+pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("nothing_else_alive")]
 
 
 def reporter(loss):

@@ -8,25 +8,11 @@ import weakref
 
 import holders
 import pytest
-import torch
 from holders import owners
 
-from memlab.node_names import READS_PACKED
 from memlab.ownership import frames
 
-pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def nothing_else_alive():
-    holders.leave_out_what_there_is()
-
-
-@pytest.fixture
-def make():
-    gc.collect()
-    x = torch.ones(16, requires_grad=True)
-    return lambda: x.exp().sum()
+pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("nothing_else_alive")]
 
 
 def advanced(generator):

@@ -108,19 +108,15 @@ def test_interrupted(tmp_path):
 
 
 @pytest.fixture
-def trace(tmp_path, monkeypatch, capsys):
+def trace(own_folder, capsys):
     """Trace code in this process; return the exit code, stdout, stderr and what was recorded."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
     def go(code, *options, arguments=()):
-        (tmp_path / "train.py").write_text(textwrap.dedent(code))
+        (own_folder / "train.py").write_text(textwrap.dedent(code))
         target = [] if "-m" in options else ["train.py"]
         given = ["--json", "out.json", *map(str, options), *target, *arguments]
         status = cli.main(["trace", *given])
-        return (status, *capsys.readouterr(), load(tmp_path / "out.json"))
+        return (status, *capsys.readouterr(), load(own_folder / "out.json"))
 
     return go
 
@@ -283,10 +279,7 @@ def test_a_module(trace, tmp_path):
         (["--json", "-", "x.py"], "stdout belongs to the script"),
     ],
 )
-def test_wrong_use(arguments, sentence, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def test_wrong_use(arguments, sentence, own_folder, capsys):
     assert cli.main(["trace", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -4,26 +4,25 @@ import gc
 import io
 import json
 import re
-import sys
 import textwrap
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from holders import NEEDS_PACKED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memlab
 from memlab import cli, patterns
-from memlab.node_names import READS_PACKED
 from memlab.show import _trace
 from memlab.storage_ledger import StorageLedger
 from memlab.tracing import explanation, holders
 from memlab.tracing.since import Since
 from memlab.tracing.trace import Held, Moment, Row, Trace, load
 
-pytestmark = pytest.mark.skipif(not READS_PACKED, reason="torch 2.6 cannot show what a node keeps")
+pytestmark = NEEDS_PACKED
 EACH = 4 * 32 * 64  # bytes of an output
 
 SCRIPT = """
@@ -69,17 +68,13 @@ train(40)
 
 
 @pytest.fixture
-def trace(tmp_path, monkeypatch, capsys):
+def trace(own_folder, capsys):
     """Trace the script with this statement at the end of its loop; return what is said and what was recorded."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
     def go(store, *options):
         Path("train.py").write_text(textwrap.dedent(SCRIPT).replace("STORE", store))
         cli.main(["trace", "--json", "out.json", *map(str, options), "train.py"])
-        return capsys.readouterr().err, load(tmp_path / "out.json")
+        return capsys.readouterr().err, load(own_folder / "out.json")
 
     return go
 

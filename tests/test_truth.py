@@ -6,6 +6,7 @@ import gc
 import graphs
 import pytest
 import torch
+from holders import NEEDS_PACKED
 from hypothesis import given, settings
 from torch import nn
 from torch.nn import functional as F
@@ -13,11 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import memlab
 from memlab.lines import GIVEN
-from memlab.node_names import READS_PACKED
 
-NEEDS_BILL = pytest.mark.skipif(
-    not READS_PACKED, reason="this torch shows what a node keeps only by running unpack hooks"
-)
 FEW = settings(max_examples=60, deadline=None)
 
 
@@ -72,7 +69,7 @@ def test_arithmetic_of_an_mlp():
     assert seen.saved.bytes == 0 and seen.saved.lines == []
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 @pytest.mark.parametrize("kind", KINDS)
 def test_walk_of_the_graph_agrees(kind):
     model, x = make(kind)
@@ -107,7 +104,7 @@ def test_allocator_frees_what_is_exclusive(kind, storages):
     assert watched.saved.bytes == 0
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 @FEW
 @given(program=graphs.instructions, requires_grad=graphs.leaves)
 def test_random_graphs(program, requires_grad):
@@ -202,7 +199,7 @@ def test_held_storages_are_not_exclusive():
     del z
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_model_built_inside_the_watch():
     with memlab.watch() as seen:
         model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
@@ -246,7 +243,7 @@ def test_lines_name_op_and_source():
     del z
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_million_node_bill_is_iterative():
     y = torch.ones(1, requires_grad=True)
     for _ in range(100_000):
@@ -255,7 +252,7 @@ def test_million_node_bill_is_iterative():
     assert bill.nodes == 100_001 and bill.bytes == 4 * 99_999
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_bill_says_what_it_cannot_read():
     x = torch.randn(4, requires_grad=True)
     base = torch.zeros(2, 4)
@@ -265,7 +262,7 @@ def test_bill_says_what_it_cannot_read():
         memlab.bill([x])
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_bill_of_a_freed_graph_is_empty():
     model, x = make("mlp")
     loss = model(x).sum()
@@ -274,7 +271,7 @@ def test_bill_of_a_freed_graph_is_empty():
     assert memlab.bill(loss).bytes == 0 and memlab.bill(torch.ones(1)).nodes == 0
 
 
-@NEEDS_BILL
+@NEEDS_PACKED
 def test_bill_never_runs_an_unpack_hook():
     calls = []
     x = torch.randn(4, requires_grad=True)
