@@ -38,7 +38,7 @@ from memlab.as_cuda.mode import KERNELS
 from memlab.as_cuda.ordering import EARLY
 from memlab.as_cuda.scratch import in_order, nbytes, scratch
 from memlab.card_ledger import CardLedger
-from memlab.dispatch import FRESH, VIEW, outputs_of
+from memlab.outputs import FRESH, VIEW, outputs_of
 
 SIZES = (0, 40)  # of torch's samples: 0 leaves them as they are
 SAMPLES, SECONDS = 24, 2  # for one operator and type

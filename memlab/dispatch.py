@@ -18,21 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from memlab import formulas, node_names
 from memlab.bindings import call_of
 from memlab.operators import CLONE
-from memlab.origins import storage_key
+from memlab.outputs import FRESH, VIEW, WRITTEN, is_fresh, outputs_of
 from memlab.storage_ledger import StorageLedger
 
 Rule = Callable[["Mode", Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 
-# What an operator's outputs are, by its schema: storages of its own, views of its inputs, the inputs it writes to; or
-# not known, for operators outside aten that may break their schema's promise.
-FRESH, VIEW, WRITTEN, DOUBTFUL = range(4)
-
-# Their schemas promise a fresh output, but they return an alias of their input.
-_ALIASING = {"aten::_unsafe_view", "aten::_reshape_alias", "aten::lift", "aten::_reshape_from_tensor"}
-_ALIASING |= {"aten::unsafe_split", "aten::unsafe_split_with_sizes", "aten::unsafe_chunk"}
-
 # By id, for an operator's own hash is Python code; each with its operator, so that ids stay.
-_outputs: dict[int, tuple[Any, int]] = {}
 _rules: dict[int, tuple[Any, Rule]] = {}
 _lock = Lock()
 _library = torch.library.Library("aten", "FRAGMENT")
@@ -71,8 +62,7 @@ class Mode(TorchDispatchMode):
     def see(self, func: Any, out: Tensor, sequence: int, outputs: int, args: tuple[Any, ...]) -> None:
         """Account for one output of the operator ``func``; ``outputs`` is what `outputs_of` says of it."""
         if outputs != VIEW:
-            fresh = outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args))
-            self.ledger.see(out, sequence, fresh, func)
+            self.ledger.see(out, sequence, is_fresh(out, outputs, args), func)
 
 
 class ThreadMode(Mode):
@@ -88,23 +78,6 @@ class ThreadMode(Mode):
         if self._is_open():
             return super().__torch_dispatch__(func, types, args, kwargs)
         return func(*args, **(kwargs or {}))
-
-
-def outputs_of(func: Any) -> int:
-    """Return what an operator's outputs are: FRESH, VIEW, WRITTEN or DOUBTFUL."""
-    known = _outputs.get(id(func))
-    if known is None:
-        known = _outputs[id(func)] = func, _outputs_of(func)
-    return known[1]
-
-
-def _outputs_of(func: Any) -> int:
-    if not _is_aten(func):
-        return DOUBTFUL
-    aliases = [returned.alias_info for returned in func._schema.returns]
-    if any(alias is not None and alias.is_write for alias in aliases):
-        return WRITTEN
-    return VIEW if any(alias is not None for alias in aliases) or func._schema.name in _ALIASING else FRESH
 
 
 def _is_aten(func: Any) -> bool:
@@ -188,7 +161,3 @@ def _formula_rule(func: Any, make: Rule) -> Rule:
         return write(mode, operator, types, given, kwargs)
 
     return formula
-
-
-def _is_alias(out: Tensor, args: tuple[Any, ...]) -> bool:
-    return any(isinstance(each, Tensor) and storage_key(each) == storage_key(out) for each in args)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from memlab.as_cuda.checked import ABOVE, BOUNDS, EXACT
 from memlab.as_cuda.scratch import nbytes
-from memlab.dispatch import VIEW, outputs_of
 from memlab.hooks import tensors_in
+from memlab.outputs import VIEW, outputs_of
 
 OPEN = {
     "aten.convolution.default": "cuDNN's convolutions",

@@ -17,7 +17,8 @@ from memlab.as_cuda.scratch import Kernel, in_order, scratch
 from memlab.as_cuda.temporaries import KERNELS, aten
 from memlab.as_cuda.workspaces import PRODUCTS, in_backward, workspace_bytes
 from memlab.card_ledger import CardLedger
-from memlab.dispatch import FRESH, Mode, outputs_of
+from memlab.dispatch import Mode
+from memlab.outputs import FRESH, outputs_of
 
 _sequence_nr = torch._C._autograd._get_sequence_nr
 STAND_INS: dict[Any, Any] = {**attention.STAND_INS, **norms.STAND_INS, **cells.STAND_INS}

@@ -1,0 +1,57 @@
+"""What an operator's outputs are, by its schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from memlab.origins import storage_key
+
+# Storages of its own, views of its inputs, the inputs it writes to; or not known, for operators outside aten that may
+# break their schema's promise. torch.tensor(...) fills a storage unseen and has ``lift_fresh`` return it.
+FRESH, VIEW, WRITTEN, DOUBTFUL, LIFTED = range(5)
+
+# Their schemas promise a fresh output, but they return an alias of their input.
+_ALIASING = {"aten::_unsafe_view", "aten::_reshape_alias", "aten::lift", "aten::_reshape_from_tensor"}
+_ALIASING |= {"aten::unsafe_split", "aten::unsafe_split_with_sizes", "aten::unsafe_chunk"}
+
+# By id, for an operator's own hash is Python code; each with its operator, so that ids stay.
+_known: dict[int, tuple[Any, int]] = {}
+
+
+def outputs_of(func: Any) -> int:
+    """Return what an operator's outputs are: FRESH, VIEW, WRITTEN or DOUBTFUL."""
+    known = _known.get(id(func))
+    if known is None:
+        known = _known[id(func)] = func, _outputs_of(func)
+    return known[1]
+
+
+def _outputs_of(func: Any) -> int:
+    return outputs_by(func._schema) if isinstance(func, OpOverload) else DOUBTFUL
+
+
+def outputs_by(schema: Any) -> int:
+    """Return what outputs are by a schema."""
+    if not schema.name.startswith("aten::"):
+        return DOUBTFUL
+    if schema.name == "aten::lift_fresh":
+        return LIFTED
+    aliases = [returned.alias_info for returned in schema.returns]
+    if any(alias is not None and alias.is_write for alias in aliases):
+        return WRITTEN
+    return VIEW if any(alias is not None for alias in aliases) or schema.name in _ALIASING else FRESH
+
+
+def is_fresh(out: Tensor, outputs: int, args: tuple[Any, ...]) -> bool:
+    """Whether an output has a storage of its own; ``outputs`` is what `outputs_of` says of its operator."""
+    if outputs == LIFTED:  # torch.from_numpy and its like wrap memory that is not torch's to resize
+        return out.layout is torch.strided and out.untyped_storage().resizable()
+    return outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args))
+
+
+def _is_alias(out: Tensor, args: tuple[Any, ...]) -> bool:
+    return any(isinstance(each, Tensor) and storage_key(each) == storage_key(out) for each in args)
