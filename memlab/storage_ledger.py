@@ -43,6 +43,7 @@ class StorageLedger:
 
     def __init__(self) -> None:
         self.here = Here()
+        self.recording = True
         self.blind: set[str] = set()
         self._current = 0
         self._peak = 0

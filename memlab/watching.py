@@ -87,6 +87,8 @@ class Watch:
     def step(self) -> None:
         """Say that a new step begins: lines saved from now on carry its number."""
         self.saved.ledger.step += 1
+        if self._storages is not None:
+            self._storages.learn_operators()
 
     def read(self) -> dict[str, int]:
         """Return every number of every probe of this watch, in bytes."""

@@ -76,14 +76,16 @@ def needs_released_nodes(name):
         pytest.skip("this torch cannot show whether a node is done: sums of gradients stay as they are")
 
 
+@pytest.mark.parametrize("history", [False, True])
 @pytest.mark.parametrize("name", CALLS)
 @given(rows=st.integers(2, 40), columns=st.integers(1, 40))
 @settings(max_examples=8, deadline=None)
-def test_the_peak_is_that_without_watching(name, rows, columns):
-    needs_released_nodes(name)
+def test_the_peak_is_that_without_watching(name, rows, columns, history):
+    if history:
+        needs_released_nodes(name)
     run = step(CALLS[name], rows, columns)
     bare = peak(run)
-    with memlab.watch():
+    with memlab.watch(history=history):
         assert peak(run) == bare
 
 
@@ -94,9 +96,10 @@ def test_an_empty_mode_alone_raises_the_peak():
         assert peak(run) > bare  # else there is nothing for memlab.formulas to do
 
 
+@pytest.mark.parametrize("history", [False, True])
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("retain", [False, True])
-def test_gradients_are_the_same_bit_for_bit(name, retain):
+def test_gradients_are_the_same_bit_for_bit(name, retain, history):
     def grads():
         x = torch.linspace(0, 4, 35).view(7, 5).requires_grad_()
         loss = (CALLS[name](x, torch.tensor([1, 3, 3])) * 1.1).sum()
@@ -106,12 +109,13 @@ def test_gradients_are_the_same_bit_for_bit(name, retain):
         return x.grad
 
     expected = grads()
-    with memlab.watch():
+    with memlab.watch(history=history):
         assert torch.equal(grads(), expected)
 
 
+@pytest.mark.parametrize("history", [False, True])
 @pytest.mark.parametrize("name", CALLS)
-def test_double_backward_has_the_same_values(name):
+def test_double_backward_has_the_same_values(name, history):
     def grads():
         x = torch.linspace(0, 4, 35).view(7, 5).requires_grad_()
         loss = CALLS[name](x.sin() + x.cos(), torch.tensor([1, 3, 3])).exp().sum()
@@ -119,7 +123,7 @@ def test_double_backward_has_the_same_values(name):
         return first.detach().clone(), torch.autograd.grad(first.square().sum(), x)[0]
 
     expected = grads()
-    with memlab.watch():
+    with memlab.watch(history=history):
         assert all(map(torch.equal, grads(), expected))
 
 
@@ -138,15 +142,17 @@ class Spread(torch.autograd.Function):
         return Spread.zeros.scatter(0, torch.tensor([0, 1]), grad)
 
 
-def test_zeros_that_python_code_holds_are_not_written_to():
+@pytest.mark.parametrize("history", [False, True])
+def test_zeros_that_python_code_holds_are_not_written_to(history):
     x = torch.ones(4, requires_grad=True)
-    with memlab.watch():
+    with memlab.watch(history=history):
         Spread.apply(x).sum().backward()
     assert torch.equal(Spread.zeros, torch.zeros(4))
     assert torch.equal(x.grad, torch.tensor([1.0, 1.0, 0.0, 0.0]))
 
 
-def test_a_gradient_that_a_hook_keeps_is_not_written_to():
+@pytest.mark.parametrize("history", [False, True])
+def test_a_gradient_that_a_hook_keeps_is_not_written_to(history):
     def kept():
         found = []
         x = torch.linspace(0, 1, 6, requires_grad=True)
@@ -158,12 +164,13 @@ def test_a_gradient_that_a_hook_keeps_is_not_written_to():
         return [*found, x.grad]
 
     expected = kept()
-    with memlab.watch():
+    with memlab.watch(history=history):
         got = kept()
     assert len(got) == 4 and all(map(torch.equal, got, expected))
 
 
-def test_a_gradient_that_shares_its_storage_is_not_written_to():
+@pytest.mark.parametrize("history", [False, True])
+def test_a_gradient_that_shares_its_storage_is_not_written_to(history):
     def grads():
         x, y = torch.linspace(0, 1, 6, requires_grad=True), torch.linspace(1, 2, 6, requires_grad=True)
         a, b = x.exp(), y.exp()
@@ -173,11 +180,12 @@ def test_a_gradient_that_shares_its_storage_is_not_written_to():
         return x.grad, y.grad
 
     expected = grads()
-    with memlab.watch():
+    with memlab.watch(history=history):
         assert all(map(torch.equal, grads(), expected))
 
 
-def test_a_gradient_given_to_two_is_not_written_to_while_one_waits():
+@pytest.mark.parametrize("history", [False, True])
+def test_a_gradient_given_to_two_is_not_written_to_while_one_waits(history):
     def grads():
         x, y = torch.linspace(0, 1, 6, requires_grad=True), torch.linspace(1, 2, 6, requires_grad=True)
         h = x * y
@@ -187,24 +195,25 @@ def test_a_gradient_given_to_two_is_not_written_to_while_one_waits():
         return x.grad, y.grad, z.grad
 
     expected = grads()
-    with memlab.watch():
+    with memlab.watch(history=history):
         assert all(map(torch.equal, grads(), expected))
 
 
+@pytest.mark.parametrize("history", [False, True])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own transforms
-def test_transforms_have_the_same_values():
+def test_transforms_have_the_same_values(history):
     def spread(x):
         return x.gather(0, torch.tensor([0, 0, 1])).sin().sum()
 
     x = torch.linspace(0, 1, 12).view(3, 4)
     expected = torch.func.vmap(torch.func.grad(spread))(x), torch.func.hessian(spread)(x[0])
-    with memlab.watch():
+    with memlab.watch(history=history):
         got = torch.func.vmap(torch.func.grad(spread))(x), torch.func.hessian(spread)(x[0])
     assert all(map(torch.equal, got, expected))
 
 
-def test_what_is_left_is_what_any_mode_does():
-    """As README says, prod's gradient comes from another formula under any mode."""
+def test_what_is_left_under_a_history_is_what_any_mode_does():
+    """As README says, prod's gradient comes from another formula under any mode; a watch has none but for a history."""
 
     def grads():
         x = torch.linspace(0.3, 1.7, 60).view(6, 10).requires_grad_()
@@ -213,10 +222,11 @@ def test_what_is_left_is_what_any_mode_does():
 
     with Empty():
         expected = grads()
-    with memlab.watch():
+    with memlab.watch(history=True):
         assert torch.equal(grads(), expected)
     bare = grads()
-    with memlab.watch(storages=False):
+    assert not torch.equal(bare, expected)
+    with memlab.watch():
         assert torch.equal(grads(), bare)
 
 

@@ -1,5 +1,6 @@
 """The storages' ledger settles late; what it says is what one that settles at every operator says, and arithmetic."""
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,3 +117,14 @@ def test_unsafe_splits_are_views_whatever_their_schema_says():
     with memlab.watch() as seen:
         parts = [*x.unsafe_chunk(2), *x.unsafe_split(3), *x.unsafe_split_with_sizes([3, 5])]
     assert len(parts) == 7 and seen.storages.bytes == seen.storages.peak == 0
+
+
+def test_what_torch_tensor_makes_is_counted_and_what_numpy_has_is_not():
+    array = np.ones(100)
+    with Storages() as seen:
+        made = torch.tensor([1.0, 2.0, 3.0])
+        copied = torch.tensor(array)
+        shared = [torch.from_numpy(array), torch.as_tensor(array), made[torch.tensor([0, 1])].view(-1)]
+        assert seen.sizes == [12, 800, 8]
+    del made, copied, shared
+    assert seen.bytes == 0

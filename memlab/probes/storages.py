@@ -13,6 +13,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from memlab import kernel
 from memlab.allocator import Allocator
 from memlab.card_ledger import CardLedger
 from memlab.dispatch import Mode, ThreadMode
@@ -32,7 +33,7 @@ class Storages:
         card: a simulated card on which every storage is also allocated; where it does not fit, the operator raises
             ``torch.OutOfMemoryError``.
         keep_peak: remember what the peak was made of, for `at_peak`.
-        mode: makes the dispatch mode that feeds the ledger; the default sees operators as they are.
+        mode: makes the dispatch mode that feeds the ledger; without one `memlab.kernel` does, where it can.
     """
 
     name = "storages"
@@ -46,7 +47,7 @@ class Storages:
     ) -> None:
         at_once = card is not None or keep_peak
         self.ledger: StorageLedger = CardLedger(card, keep_peak=keep_peak) if at_once else StorageLedger()
-        self._mode: Any = (mode or Mode)(self.ledger)
+        self._mode: Any = None if mode is None and kernel.is_available else (mode or Mode)(self.ledger)
         self._registrations: list[Any] = []
         self._is_open = False
 
@@ -55,25 +56,42 @@ class Storages:
             register_module_parameter_registration_hook(self._mark("parameter")),
             register_module_buffer_registration_hook(self._mark("buffer")),
         ]
-        self._mode.__enter__()
-        self._is_open = True
+        if self._mode is None:
+            kernel.open_ledger(self.ledger)
+        else:
+            self._mode.__enter__()
+        self._is_open = self.ledger.recording = True
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._is_open = False
-        self._mode.__exit__(*error)
+        self.learn_operators()
+        self._is_open = self.ledger.recording = False
+        if self._mode is None:
+            kernel.close_ledger(self.ledger)
+        else:
+            self._mode.__exit__(*error)
         for registration in self._registrations:
             registration.remove()
 
     @contextmanager
     def opened_in_thread(self) -> Iterator[None]:
         """Let this probe, which is open in another thread, see this one, too."""
+        if self._mode is None:
+            with kernel.opened(self.ledger):
+                yield
+            return
         if type(self._mode) is not Mode:
             self.ledger.blind.add("threads that were started meanwhile are not seen under a history")
             yield
             return
         with ThreadMode(self.ledger, lambda: self._is_open):
             yield
+
+    def learn_operators(self) -> None:
+        """See operators that were defined while the probe was open, from now on."""
+        late = kernel.learn_operators() if self._mode is None else []
+        if late:
+            self.ledger.blind.add(f"not seen before the next step after they were defined: operators {', '.join(late)}")
 
     def _mark(self, kind: str) -> Any:
         def mark(module: Module, name: str, tensor: object) -> None:

@@ -1,0 +1,246 @@
+"""The kernel that tells ledgers of every storage which an operator makes, and hands the operator on unchanged.
+
+It sits in torch's dispatcher between autograd and the backends, at the key ``Fake``, and acts on threads that include
+that key. A `memlab.dispatch.Mode` sees the same operators, but torch does other things under any mode: views go through
+Python as well, and autograd takes every tensor for one of a subclass (``at::isTensorSubclassLike``) and other formulas
+for it. Here it does what it does without memlab, and results/overhead.md says what that saves.
+
+Up to torch 2.13 the key has no other kernel; it was meant for ones from outside (pytorch #76139). Later it is to be
+torch's own (pytorch #183776): where it is, `is_available` is False, and a mode does the work.
+
+Which ledgers are open belongs to a thread, like the key. Both go along to the threads that run its backward, as all of
+torch's thread-local state does (at::ThreadLocalState).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._guards import _TLS as _guards
+
+from memlab import node_names
+from memlab.operators import CLONE
+from memlab.outputs import DOUBTFUL, FRESH, VIEW, is_fresh, outputs_by, outputs_of
+from memlab.storage_ledger import StorageLedger
+
+_KEY = torch._C._dispatch_key_parse("Fake")
+_BELOW = torch._C._dispatch_keyset_full_after(_KEY)
+_IS_ABOVE_MODES = _KEY.value > torch._C.DispatchKey.Python.value  # up to torch 2.11 or 2.12
+_OPEN = "memlab.kernel"  # the name of a thread's open ledgers in its thread-local state
+
+_sequence_nr = torch._C._autograd._get_sequence_nr
+_grad_enabled = torch.is_grad_enabled
+_modes = torch._C._len_torch_dispatch_stack
+_watched = node_names.watched
+_include = torch._C._dispatch_tls_set_dispatch_key_included
+_is_included = torch._C._dispatch_tls_is_dispatch_key_included
+_open_here = torch._C._get_obj_in_tls
+_lock = threading.Lock()
+
+
+def _takes_references_it_is_not_given() -> bool:
+    """Whether torch's thread-local state drops a reference to what it held that it has never counted (to 2.11)."""
+    thing = object()
+    before = sys.getrefcount(thing)
+    torch._C._stash_obj_in_tls(_OPEN, thing)
+    after = sys.getrefcount(thing)
+    if after == before:
+        _count_reference(thing)
+    torch._C._stash_obj_in_tls(_OPEN, True)
+    return after == before
+
+
+def _count_reference(thing: object) -> None:
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+_STEALS = _takes_references_it_is_not_given()
+
+
+def _stash(ledgers: tuple[StorageLedger, ...]) -> None:
+    if _STEALS:
+        _count_reference(ledgers)
+    torch._C._stash_obj_in_tls(_OPEN, ledgers)
+
+
+class _Operator:
+    """An operator that makes storages, and what is to be known of it once it has run."""
+
+    __slots__ = ("handed_on", "name", "operator", "outputs")
+
+    handed_on: Callable[..., Any]
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # with its overload
+        self.operator: Any = None
+        self.outputs = DOUBTFUL
+
+    def learn(self) -> None:
+        packet, overload = _parted(self.name)
+        namespace, _, base = packet.partition("::")
+        with _lock:  # torch makes an overload when it is asked for, and in two threads at a time two of them
+            operator = getattr(getattr(getattr(torch.ops, namespace), base), overload or "default")
+            self.outputs = outputs_of(operator)
+            self.handed_on = operator._handle.redispatch_boxed
+            if torch._C._should_allow_numbers_as_tensors(base):
+                self.handed_on = partial(_with_number, operator)
+            self.operator = operator
+
+
+class _Here(threading.local):
+    """The ledgers that are open in a thread of Python's own."""
+
+    ledgers: tuple[StorageLedger, ...] | None = None
+
+
+_here = _Here()
+_registered: set[str] = set()  # operators that were looked at: those with our kernel, and those that need none
+_libraries: dict[str, torch.library.Library] = {}
+_sources = (0, 0, 0)  # where operators come from: looking for new ones takes 5 ms
+
+
+def open_ledger(ledger: StorageLedger) -> None:
+    """Let ``ledger`` see the operators of this thread from now on."""
+    learn_operators()
+    _set_open((*(_here.ledgers or ()), ledger))
+
+
+def close_ledger(ledger: StorageLedger) -> None:
+    """Let ``ledger`` no longer see this thread."""
+    if not _is_included(_KEY):
+        ledger.blind.add("what ran after the end of an inference_mode block that began before the watch was not seen")
+    _set_open(tuple(each for each in _here.ledgers or () if each is not ledger))
+
+
+@contextmanager
+def opened(ledger: StorageLedger) -> Iterator[None]:
+    """Let a ledger that is open in another thread see this one, too."""
+    open_ledger(ledger)
+    try:
+        yield
+    finally:
+        close_ledger(ledger)
+
+
+def _set_open(ledgers: tuple[StorageLedger, ...]) -> None:
+    _here.ledgers = ledgers
+    _stash(ledgers)
+    _include(_KEY, bool(ledgers))
+
+
+def _kernel(known: _Operator, keyset: Any, *args: Any, **kwargs: Any) -> Any:
+    if known.operator is None:
+        known.learn()
+    operator, ledgers = known.operator, _here.ledgers
+    if ledgers is None:  # a thread of autograd's
+        ledgers = _open_here(_OPEN)
+    sequence, grad = _sequence_nr(), _grad_enabled()
+    for ledger in ledgers:
+        _begins(ledger, operator, sequence, grad)
+        if _IS_ABOVE_MODES and _modes():
+            ledger.blind.add("what a TorchDispatchMode makes beside an operator's outputs is not seen on this torch")
+    _include(_KEY, False)  # not to see what the operator does inside
+    try:
+        out = known.handed_on(keyset & _BELOW, *args, **kwargs)
+    finally:
+        _include(_KEY, bool(ledgers))  # none: one was closed where its key could not be taken back
+    # While torch.compile traces, no tensor has memory.
+    if getattr(_guards, "tracing_context", None) is None:
+        for ledger in ledgers:
+            if ledger.recording:  # else it is closed, and this thread goes on
+                _ran(ledger, operator, args, out, sequence, grad, known.outputs)
+    return out
+
+
+def _with_number(operator: Any, keyset: Any, *args: Any, **kwargs: Any) -> Any:
+    """Hand on an operator that may be given a number, which C++ had wrapped: only its overload can wrap it again."""
+    if isinstance(args[0], Tensor) and (len(args) == 1 or isinstance(args[1], Tensor)):
+        return operator._handle.redispatch_boxed(keyset, *args, **kwargs)
+    with torch._C.DisableTorchFunction():
+        return operator._op(*args, **kwargs)
+
+
+def _begins(ledger: StorageLedger, operator: Any, sequence: int, grad: bool) -> None:
+    """Tell a ledger that an operator is about to run; it was the turn of the node ``sequence``. Hot path."""
+    if _watched:
+        node_names.learn()
+    ledger.here.operators.runs(operator, sequence, grad)
+
+
+def _ran(
+    ledger: StorageLedger, operator: Any, args: tuple[Any, ...], out: Any, sequence: int, grad: bool, outputs: int
+) -> None:
+    """Tell a ledger what an operator returned; ``outputs`` is what `outputs_of` says of it. Hot path."""
+    operators = ledger.here.operators
+    if grad and sequence != operators.sequence and operator is not CLONE:  # a node was made since the last operator
+        operators.sequence = sequence
+        if id(operator) not in node_names.done:
+            node_names.watch(operator, out, sequence)
+    if outputs == FRESH and isinstance(out, Tensor):
+        ledger.see(out, sequence, True, operator)
+        return
+    for each in out if isinstance(out, (tuple, list)) else (out,):
+        if isinstance(each, Tensor):
+            ledger.see(each, sequence, is_fresh(each, outputs, args), operator)
+
+
+def learn_operators() -> list[str]:
+    """Put the kernel in front of operators that make storages and were not there before; return which these are."""
+    global _sources
+    sources = len(sys.modules), len(torch.library._defs), len(torch.ops.loaded_libraries)
+    if sources == _sources:
+        return []
+    with _lock:
+        _sources = sources
+        new = [name for name in torch._C._dispatch_get_all_op_names() if name not in _registered]
+        _registered.update(new)
+        makers = [name for name in new if _makes_storages(name)]
+        for name in makers:
+            _register(name)
+    return makers
+
+
+def _register(name: str) -> None:
+    namespace, _, rest = name.partition("::")
+    library = _libraries.get(namespace)
+    if library is None:
+        library = _libraries[namespace] = torch.library.Library(namespace, "IMPL", "Fake")
+    implementations: Any = library.m  # Library.impl does more, and takes 0.1 s longer for all
+    implementations.impl(rest, "Fake", partial(_kernel, _Operator(name)), True)
+
+
+def _makes_storages(name: str) -> bool:
+    # In inference mode, operators that are made of others are not taken apart above us, but below.
+    if torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd"):
+        return False
+    return outputs_by(torch._C._get_schema(*_parted(name))) != VIEW
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """Part ``aten::add.Tensor`` into operator and overload."""
+    operator, _, overload = name.partition(".")
+    return operator, overload
+
+
+def _take_key() -> torch.library.Library | None:
+    """Let operators without our kernel pass by at the key; None where the key is torch's own."""
+    others = torch.library.Library("_", "IMPL", "Fake")
+    try:
+        others.fallback(torch.library.fallthrough_kernel)
+    except RuntimeError:
+        return None
+    return others
+
+
+_others = _take_key()
+is_available = _others is not None
+if is_available:
+    learn_operators()
