@@ -34,6 +34,7 @@ WAYS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "watch, saved + lines + modules": lambda: memlab.watch(storages=False),
     "watch, saved + storages": lambda: memlab.watch(where=False),
     "watch, everything": memlab.watch,
+    "watch, everything + births": lambda: memlab.watch(births=True),
     "torch.profiler, profile_memory": lambda: profile(activities=[ProfilerActivity.CPU], profile_memory=True),
     "torch's MemTracker": MemTracker,
 }

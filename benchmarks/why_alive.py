@@ -4,8 +4,8 @@
 
 Every loop of ``tests/corpus.py`` and ``tests/owner_loops.py``, leaking and clean, is run by `memlab.growth` as it is,
 with no argument. Right is: the verdict on bytes or nodes, the owner that grew most, the source line where its tensors
-were born, and the known pattern, each against the label that a person has put there. Where there is no graph, no line
-saves anything, and no birth is asked for.
+were born, and the known pattern, each against the label that a person has put there. Where nodes alone grow, no bytes
+are born, and no birth is asked for.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def is_owner(name: str, wanted: str | None) -> bool:
 
 
 def birth(loop: Loop, born: str) -> tuple[str, bool]:
-    if loop.born is None or (not loop.nodes_grow) or (born in ("", "unknown") and not loop.grows):
+    if loop.born is None or (born in ("", "unknown") and not loop.grows):
         return "", True
     file, line = loop.born
     where = f"{Path(born.rpartition(':')[0]).name}:{born.rpartition(':')[2]}"

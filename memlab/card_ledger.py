@@ -17,13 +17,13 @@ from memlab.storage_ledger import Made, StorageLedger
 class CardLedger(StorageLedger):
     """A `StorageLedger` whose storages are also allocated on a card, when one is given.
 
-    With ``keep_peak`` it remembers which storages its peak was made of, and their source lines.
+    With ``births`` it remembers their source lines, with ``keep_peak`` also which of them its peak was made of.
     """
 
-    def __init__(self, card: Allocator | None, *, keep_peak: bool = False) -> None:
+    def __init__(self, card: Allocator | None, *, keep_peak: bool = False, births: bool = False) -> None:
         super().__init__()
         self.card = card
-        self._keep_peak = keep_peak
+        self._keep_peak, self._keep_births = keep_peak, births or keep_peak
         self._at_peak: tuple[int, list[Made]] = (-1, [])
 
     def see(self, tensor: Tensor, sequence: int, fresh: bool, op: Any = None) -> None:
@@ -39,7 +39,7 @@ class CardLedger(StorageLedger):
         made.key, made.bytes, made.sequence = key, nbytes, sequence
         made.kind, made.counted, made.booked = None, True, True
         made.address = address
-        if self._keep_peak:
+        if self._keep_births:
             made.op, made.origin = op, origins.user_code(sys._getframe(3))
         self._live[key] = made
         self._current += nbytes

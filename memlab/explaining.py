@@ -101,7 +101,8 @@ def on_oom() -> OnOom:
     >>> with memlab.on_oom():
     ...     train()
 
-    Without an open watch it knows what the graphs themselves tell: bytes by node and shape, and owners. Source lines
-    and modules are known for what was saved under `memlab.watch` or ``memlab trace``.
+    Without an open watch it knows what the graphs themselves tell: bytes by node and shape, and owners with the
+    statement that stores into them, if it is the only one. Source lines and modules are known for what was saved under
+    `memlab.watch` or ``memlab trace``, and where plain tensors were made under ``memlab.watch(births=True)``.
     """
     return OnOom()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType, FrameType
@@ -22,13 +23,17 @@ from memlab.modules import CALL
 from memlab.stacks import is_own
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
+_PYTHON = sysconfig.get_path("stdlib") + os.sep
+_INSTALLED = tuple(f"{os.sep}{each}{os.sep}" for each in ("site-packages", "dist-packages"))  # may lie below it
 _CHECKPOINT = torch.utils.checkpoint.__file__
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _CHECKPOINT_INPUTS = getattr(torch.utils.checkpoint, "_NoopSaveInputs", None)  # up to torch 2.11 or 2.12
 
 
 class UserFiles(dict[str, bool]):
-    """Tells which source files are the user's: those outside torch, memlab and ``ignore``; remembers each answer.
+    """Tells which source files are the user's; remembers each answer.
+
+    Those outside torch, memlab, ``ignore`` and Python's own library: ``copy.deepcopy(model)`` is a line of its caller.
 
     Args:
         ignore: files, folders, or names of imported packages (``"transformers"``).
@@ -39,9 +44,13 @@ class UserFiles(dict[str, bool]):
         self._ignore = (ignore,) if isinstance(ignore, str) else tuple(str(each) for each in ignore)
 
     def __missing__(self, file: str) -> bool:
-        user = not file.startswith(_TORCH) and not is_own(file)
+        user = not file.startswith(_TORCH) and not is_own(file) and not _is_python(file)
         self[file] = user = user and not any(_lies_in(file, each) for each in self._ignore)
         return user
+
+
+def _is_python(file: str) -> bool:
+    return file.startswith(_PYTHON) and not any(each in file for each in _INSTALLED)
 
 
 def _lies_in(file: str, place: str) -> bool:

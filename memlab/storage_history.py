@@ -75,11 +75,13 @@ class StorageHistory(CardLedger):
         card: the simulated card; its events get the stacks.
         max_entries: events that are kept, as in torch.cuda.memory._record_memory_history().
         real: storages on CUDA devices are not put on the card, but noted with their addresses.
-        keep_peak: as of `CardLedger`.
+        keep_peak, births: as of `CardLedger`.
     """
 
-    def __init__(self, card: Allocator, max_entries: int, *, real: bool, keep_peak: bool = False) -> None:
-        super().__init__(card, keep_peak=keep_peak)
+    def __init__(
+        self, card: Allocator, max_entries: int, *, real: bool, keep_peak: bool = False, births: bool = False
+    ) -> None:
+        super().__init__(card, keep_peak=keep_peak, births=births)
         card.record_history(max_entries)
         assert card.trace is not None
         self._trace = card.trace

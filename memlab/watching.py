@@ -41,12 +41,13 @@ class Watch:
         ignore: Iterable[str] = (),
         history: bool = False,
         keep_peak: bool = False,
+        births: bool = False,
     ) -> None:
-        if (card is not None or history) and not storages:
-            raise ValueError("a card and a history are fed by the storages probe: leave storages=True")
+        if (card is not None or history or births) and not storages:
+            raise ValueError("a card, a history and births are fed by the storages probe: leave storages=True")
         self._card = card_of(card) if card is not None else None
         probe = History if history else Storages
-        self._storages = probe(self._card, keep_peak=keep_peak) if storages else None
+        self._storages = probe(self._card, keep_peak=keep_peak, births=births) if storages else None
         self.saved = Saved(self._storages, where=where, modules=modules, ignore=ignore)
         self.card = Simulated(self._storages) if self._storages is not None and self._card is not None else None
         self._stack = ExitStack()
@@ -113,6 +114,7 @@ def watch(
     ignore: Iterable[str] = (),
     history: bool = False,
     keep_peak: bool = False,
+    births: bool = False,
 ) -> Watch:
     """Return a context manager that measures what autograd saves and what tensors are created in its block.
 
@@ -130,14 +132,24 @@ def watch(
             ``ignore=["transformers"]`` a line is the one in your code that called it.
         history: keep the newest events of the allocator with their stacks, for `memlab.snapshot`; without a card, those
             of torch's own allocator where there is a CUDA device, else of a simulated card that nothing fills.
-        keep_peak: remember what the storages' peak was made of, for ``storages.at_peak``.
+        keep_peak: remember what the storages' peak was made of, for ``storages.at_peak``; implies ``births``.
+        births: remember the source line of each storage created, too, so that `memlab.owners`, `memlab.growth` and an
+            OutOfMemoryError can say where the tensors of an owner were made that no graph has saved, as long as the
+            watch itself is kept. `memlab.growth` and ``memlab trace`` do so.
 
     Raises:
-        ValueError: a card that is not known or cannot be read, or a card or a history without ``storages``.
+        ValueError: a card that is not known or cannot be read; or a card, a history or births without ``storages``.
     """
     modules = where if modules is None else modules
     return Watch(
-        card, storages=storages, where=where, modules=modules, ignore=ignore, history=history, keep_peak=keep_peak
+        card,
+        storages=storages,
+        where=where,
+        modules=modules,
+        ignore=ignore,
+        history=history,
+        keep_peak=keep_peak,
+        births=births,
     )
 
 
@@ -193,7 +205,7 @@ def growth(step: Callable[[], object], steps: int = 10, warmup: int = 3) -> Grow
     before: int | None = None
     early: tuple[int, Survey] | None = None
     found: tuple[Owner, ...] = ()
-    with watch() as seen:
+    with watch(births=True) as seen:
         for index in range(warmup + steps):
             step()
             gc.collect()

@@ -148,9 +148,9 @@ def list_of_losses_after_backward():
     model, (x, y), losses = nn.Linear(8, 3), batch(), []
 
     def step():
-        loss = F.cross_entropy(model(x), y)
+        loss = F.cross_entropy(model(x), y)  # born
         loss.backward()
-        losses.append(loss)  # born
+        losses.append(loss)
 
     return step
 
@@ -248,10 +248,10 @@ def forward_hook_keeps_outputs():
 @loop("A tensor's hook appends each gradient", owner="pile", pattern="growing detached cache", nodes=False)
 def tensor_hook_keeps_gradients():
     weight, pile = torch.randn(8, requires_grad=True), []
-    weight.register_hook(lambda gradient: pile.append(gradient.clone()))
+    weight.register_hook(lambda gradient: pile.append(gradient.clone()))  # born
 
     def step():
-        weight.exp().sum().backward()  # born
+        weight.exp().sum().backward()
 
     return step
 

@@ -1,6 +1,7 @@
 """Where a saved tensor comes from, told from torch's and memlab's own frames."""
 
 import sys
+import sysconfig
 from pathlib import Path
 
 import memlab
@@ -30,3 +31,10 @@ def test_describe_is_relative_to_the_working_directory(monkeypatch, tmp_path):
     code, lasti = user_code_at("/elsewhere/train.py")
     assert origins.describe(code, lasti) == "/elsewhere/train.py:1"
     assert origins.describe(None, -1) == "unknown"
+
+
+def test_frames_of_python_s_own_library_are_skipped_and_installed_packages_are_not():
+    library = Path(sysconfig.get_path("stdlib"))
+    assert user_code_at(library / "copy.py")[0].co_filename == __file__
+    for place in (library / "site-packages" / "their.py", library / "dist-packages" / "their.py"):
+        assert user_code_at(place)[0].co_filename == str(place)

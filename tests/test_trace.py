@@ -438,7 +438,7 @@ def test_the_changes_add_up(before, after):
     def moment(rows):
         return Moment(1, sum(rows.values()), 0, [row(f"{name}.py:1", nbytes) for name, nbytes in rows.items()])
 
-    found = compare.compare(("x", "y"), moment(before), moment(after))
+    found = compare.compare(compare.Side("x", moment(before)), compare.Side("y", moment(after)))
     assert sum(change.bytes for change in found.changes) == found.bytes
     assert {change.line for change in found.of("added")} == {f"{name}.py:1" for name in set(after) - set(before)}
     assert {change.line for change in found.of("gone")} == {f"{name}.py:1" for name in set(before) - set(after)}
@@ -579,3 +579,25 @@ def test_a_thread_stops_after_so_many_steps_and_the_script_goes_on(tmp_path):
 def test_a_line_in_a_thread_ends_steps(trace):
     _, _, _, seen = trace(IN_A_THREAD, "--step-at", "train.py:10")
     assert (seen.steps, seen.source) == (20, "line")
+
+
+def test_a_comparison_tells_which_plain_tensors_pile_up():
+    def side(*owners):
+        return compare.Side("x", Moment(0), owners)
+
+    def pile(name, per_step, holds="tensors", **place):
+        return Held(f"{name} -> list", name, per_step=per_step, holds=holds, **place)
+
+    before = side(pile("same", 8), pile("gone", 4096, kept="a.py:1"), pile("graphs", 9, holds="graph"))
+    after = side(pile("same", 8), pile("flat", 0), *(pile("new", each, born="b.py:2") for each in (5, 2)))
+    found = compare.compare(before, after)
+    assert [(each.name, each.place, each.before, each.after) for each in found.piles] == [
+        ("gone", "kept at a.py:1", 4096, 0),
+        ("new", "born at b.py:2", 0, 7),
+    ]
+    said = " ".join(" ".join(line.text for line in _diff.lines(found, 100, None)).split())
+    assert "2 lines differ plain tensors that pile up, -3.99 KiB every step" in said
+    assert "-4.00 KiB 4.00 KiB -> 0 B gone, kept at a.py:1 +7 B 0 B -> 7 B new, born at b.py:2" in said
+    assert max(len(line.text) for line in _diff.lines(found, 40, 5)) <= 40
+    many = compare.compare(side(), side(*(pile(f"x{index:02}", 100 - index) for index in range(12))))
+    assert "and 2 more, +179 B" in " ".join(line.text for line in _diff.lines(many, 100, None))

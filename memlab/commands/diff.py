@@ -1,6 +1,6 @@
 """Compare two traces, or two steps: which lines of code save more, less, or for the first time.
 
-memlab diff before.json after.json       what was saved at the peak of each
+memlab diff before.json after.json       what was saved at the peak of each, and which plain tensors pile up
 memlab diff run.json@10 run.json@100     what was saved at the ends of two steps
 """
 
@@ -28,14 +28,13 @@ def command(given: argparse.Namespace) -> int:
 
     with options.wrong("--limit"):
         limit = None if given.limit is None else parse_size(given.limit)
-    moments = []
+    sides = []
     for name in (given.before, given.after):
         try:
             with options.wrong(f"cannot compare {name}"):
-                moments.append(compare.read(name))
+                sides.append(compare.read(name))
         except OSError as error:
             raise Wrong(f"cannot read {name}: {error.strerror}; memlab trace --json saves traces") from None
-    (first, before), (second, after) = moments
-    found = compare.compare((first, second), before, after)
+    found = compare.compare(*sides)
     _diff.show(found, sys.stdout, limit)
     return NOT_ALL_HOLD if limit is not None and found.bytes > limit else HOLDS

@@ -65,7 +65,7 @@ def owner_lines(owners: Iterable[Owner]) -> list[str]:
     lines = []
     for owner in owners:
         alone = format_exact(owner.exclusive_bytes)
-        born = "" if owner.born == "unknown" else f", saved at {owner.born}"
+        born = "" if owner.born == "unknown" else f", born at {owner.born}"
         lines += [*_folded(owner.path), f"      holds {format_exact(owner.bytes)}, {alone} alone{born}"]
     return lines
 

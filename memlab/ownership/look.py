@@ -102,6 +102,11 @@ def dict_of(thing: Any) -> dict[Any, Any] | None:
     return found if is_a(found, dict) else None
 
 
+def class_dict(kind: type) -> Any:
+    """Return a class's namespace, whatever its metaclass says about it."""
+    return _namespace(kind)
+
+
 def _find_dict(kind: type) -> Any:
     entries = (_namespace(each).get("__dict__") for each in _mro(kind))
     return next((entry for entry in entries if is_exactly(entry, GetSetDescriptorType, MemberDescriptorType)), None)

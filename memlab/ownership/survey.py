@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from memlab import origins
+from memlab.births import Births
 from memlab.ownership import anchors, look
 from memlab.ownership.alive import Garbage
 from memlab.ownership.anchors import Anchors
@@ -109,6 +110,7 @@ class _Look:
             id(each): graphs.number[id(node)] for each, node in zip(found.things, found.nodes, strict=True)
         }
         self._ages = {id(each): node._sequence_nr() for each, node in zip(found.things, found.nodes, strict=True)}
+        self._births = Births()
         self._loose = Loose(self._climb, self._assignment, graphs, self._numbers, self._garbage)
 
     def survey(self, tensor: Tensor | None) -> Survey:
@@ -117,6 +119,7 @@ class _Look:
         wanted = self._keeping(tensor, reached)
         plain = self._plain(holders)
         pinned = self._pinned(holders, reached)
+        self._note_births(holders)
         found = []
         for bit, key in enumerate(self._loose.keys):
             mask = 1 << bit
@@ -172,6 +175,15 @@ class _Look:
 
         return pinned
 
+    def _note_births(self, holders: dict[int, int]) -> None:
+        for each in self._found.plain:
+            try:
+                storage = each.untyped_storage()
+            except (NotImplementedError, RuntimeError):  # sparse; lazy
+                continue
+            mask = holders.get(id(each), 0) | self._assignment.of(id(each))
+            self._births.add(storage, mask, self._made.get(storage._cdata, 0))
+
     def _owner(
         self, key: Key, mask: int, shares: dict[int, Reached], held: list[int], plain: dict[int, Counter[int]]
     ) -> Owner:
@@ -203,7 +215,7 @@ class _Look:
             nodes=sum(each.nodes for each in shares.values()),
             exclusive_nodes=alone.nodes,
             elements=len(held),
-            born=origins.describe(*max(places, key=lambda place: places[place])) if places else "unknown",
+            born=self._born(mask, places),
             holds="tensors" if is_plain else "graph",
             freed_by_gc=self._is_garbage(key, name),
             through=self._words.through(way),
@@ -212,6 +224,10 @@ class _Look:
             evaluating=modes[False] > 0 and not modes[True],
             complete=not unread,
         )
+
+    def _born(self, mask: int, places: Counter[tuple[Any, int]]) -> str:
+        saved = max(places, key=lambda place: places[place]) if places else None
+        return self._births.of(mask) if saved is None or saved[0] is None else origins.describe(*saved)
 
     def _is_garbage(self, key: Key, name: Name) -> bool:
         known = self._loose.freed_by_gc(key)

@@ -35,19 +35,26 @@ class History(Storages):
     Args:
         card: a simulated card; without one and without a CUDA device, one that nothing fills.
         max_entries: events that are kept.
-        keep_peak: as of `Storages`.
+        keep_peak, births: as of `Storages`.
     """
 
     name = "history"
 
     def __init__(
-        self, card: Allocator | None = None, max_entries: int = MAX_ENTRIES, *, keep_peak: bool = False
+        self,
+        card: Allocator | None = None,
+        max_entries: int = MAX_ENTRIES,
+        *,
+        keep_peak: bool = False,
+        births: bool = False,
     ) -> None:
         self._real = card is None and torch.cuda.is_available()
         card = card if card is not None else Allocator(total=UNLIMITED)
         super().__init__(card)
         self._max_entries = max_entries
-        self.ledger: StorageHistory = StorageHistory(card, max_entries, real=self._real, keep_peak=keep_peak)
+        self.ledger: StorageHistory = StorageHistory(
+            card, max_entries, real=self._real, keep_peak=keep_peak, births=births
+        )
         self._card = card
         self._mode = _RecordingMode(self.ledger)
         self._started = False

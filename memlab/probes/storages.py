@@ -15,6 +15,7 @@ from torch.nn.modules.module import (
 
 from memlab import kernel
 from memlab.allocator import Allocator
+from memlab.births import BirthLedger
 from memlab.card_ledger import CardLedger
 from memlab.dispatch import Mode, ThreadMode
 from memlab.origins import storage_key
@@ -33,6 +34,7 @@ class Storages:
         card: a simulated card on which every storage is also allocated; where it does not fit, the operator raises
             ``torch.OutOfMemoryError``.
         keep_peak: remember what the peak was made of, for `at_peak`.
+        births: remember the source line of each storage, for the owners of plain tensors.
         mode: makes the dispatch mode that feeds the ledger; without one `memlab.kernel` does, where it can.
     """
 
@@ -44,9 +46,13 @@ class Storages:
         mode: Callable[[Any], Any] | None = None,
         *,
         keep_peak: bool = False,
+        births: bool = False,
     ) -> None:
-        at_once = card is not None or keep_peak
-        self.ledger: StorageLedger = CardLedger(card, keep_peak=keep_peak) if at_once else StorageLedger()
+        self.ledger: StorageLedger
+        if card is not None or keep_peak:
+            self.ledger = CardLedger(card, keep_peak=keep_peak, births=births)
+        else:
+            self.ledger = BirthLedger() if births else StorageLedger()
         self._mode: Any = None if mode is None and kernel.is_available else (mode or Mode)(self.ledger)
         self._registrations: list[Any] = []
         self._is_open = False

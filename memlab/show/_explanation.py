@@ -72,7 +72,7 @@ def oom_lines(found: Explanation, width: int | None) -> Iterator[Text]:
     yield from _groups(found, ("module", "line", "node"), width)
     yield from _held(found, width)
     if not _tells(found.moment.by("line") or {UNKNOWN: 0}):
-        yield from folded("  source lines are known under memlab.watch() or memlab trace", width, FAINT)
+        yield from folded("  source lines are known under memlab.watch(births=True) or memlab trace", width, FAINT)
 
 
 def rich(found: Explanation) -> Any:

@@ -57,8 +57,9 @@ def pins(each: Held) -> str:
 
 def _told(each: Held, width: int | None) -> Iterator[tuple[str, str]]:
     """Yield label and text; fix and code share a line where there is room."""
-    if each.born and each.born != "unknown":
-        yield "born at", f"{clean(each.born)}  {clean(each.source)}"
+    label, place = each.place
+    if place:
+        yield label, f"{clean(place)}  {clean(each.source)}"
     if not each.pattern:
         yield "pattern", NO_PATTERN
         return

@@ -1,11 +1,13 @@
-"""Two moments of traces side by side: which lines came, went and grew."""
+"""Two moments of traces side by side: which lines came, went and grew, and which names let plain tensors pile up."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from memlab.tracing.trace import Moment, Trace, load, module_text
+from memlab.patterns import TENSORS
+from memlab.tracing.trace import Held, Moment, Trace, load, module_text
 
 ADDED, GROWN, SHRUNK, GONE = "added", "grown", "shrunk", "gone"
 KINDS = (ADDED, GROWN, SHRUNK, GONE)
@@ -34,12 +36,33 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Pile:
+    """A name that holds more plain tensors after each step; ``place`` is where they were made or kept, in words.
+
+    ``before`` and ``after`` are bytes that it grows by in each step of a run, 0 in one in which it does not.
+    """
+
+    name: str
+    place: str
+    before: int
+    after: int
+
+    @property
+    def bytes(self) -> int:
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Two moments: their names, what was saved at each, and the changes, largest first; these add up to `bytes`."""
+    """Two moments: their names, what was saved at each, and the changes, largest first; these add up to `bytes`.
+
+    ``piles`` are no part of it: what no graph has saved. They are known of whole runs.
+    """
 
     names: tuple[str, str]
     saved: tuple[int, int]
     changes: list[Change]
+    piles: list[Pile]
 
     @property
     def bytes(self) -> int:
@@ -50,8 +73,18 @@ class Comparison:
         return [change for change in self.changes if change.how == how]
 
 
-def compare(names: tuple[str, str], before: Moment, after: Moment) -> Comparison:
+@dataclass(frozen=True)
+class Side:
+    """One of two to compare: its name in words, what was saved, and who held what at the end of the run."""
+
+    name: str
+    moment: Moment
+    owners: tuple[Held, ...] = ()
+
+
+def compare(one: Side, other: Side) -> Comparison:
     """Set two moments side by side."""
+    before, after = one.moment, other.moment
     first, second = _grouped(before), _grouped(after)
     changes = [
         Change(*key, first.get(key, 0), second.get(key, 0))
@@ -59,7 +92,26 @@ def compare(names: tuple[str, str], before: Moment, after: Moment) -> Comparison
         if first.get(key, 0) != second.get(key, 0)
     ]
     changes.sort(key=lambda change: (-abs(change.bytes), change.line))
-    return Comparison(names, (before.saved, after.saved), changes)
+    return Comparison((one.name, other.name), (before.saved, after.saved), changes, _piles(one.owners, other.owners))
+
+
+def _piles(before: Iterable[Held], after: Iterable[Held]) -> list[Pile]:
+    first, second = _rates(before), _rates(after)
+    places = {each.name: " ".join(each.place).strip() for each in (*before, *after)}
+    piles = [
+        Pile(name, places[name], first.get(name, 0), second.get(name, 0))
+        for name in dict.fromkeys([*first, *second])
+        if first.get(name, 0) != second.get(name, 0)
+    ]
+    return sorted(piles, key=lambda pile: (-abs(pile.bytes), pile.name))
+
+
+def _rates(owners: Iterable[Held]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for each in owners:
+        if each.holds == TENSORS and each.per_step > 0:
+            totals[each.name] = totals.get(each.name, 0) + each.per_step
+    return totals
 
 
 def _grouped(moment: Moment) -> dict[tuple[str, str, str], int]:
@@ -70,15 +122,17 @@ def _grouped(moment: Moment) -> dict[tuple[str, str, str], int]:
     return totals
 
 
-def read(name: str) -> tuple[str, Moment]:
-    """Return what ``file`` (its peak) or ``file@step`` (the end of that step) names, with its name in words.
+def read(name: str) -> Side:
+    """Return what ``file`` (its peak, and the owners at its end) or ``file@step`` (the end of that step) names.
 
     Raises:
         ValueError: not a trace, or a step that was not recorded; `OSError` when the file cannot be read.
     """
     path, step = _split(name)
     trace: Trace = load(path)
-    return f"{path} at {'its peak' if step is None else f'the end of step {step}'}", trace.at(step)
+    if step is not None:
+        return Side(f"{path} at the end of step {step}", trace.at(step))
+    return Side(f"{path} at its peak", trace.peak, tuple(trace.owners) if trace.grows else ())
 
 
 def _split(name: str) -> tuple[Path, int | None]:

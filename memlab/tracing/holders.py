@@ -16,10 +16,12 @@ from memlab.ownership.growing import together
 from memlab.ownership.search import SECONDS
 from memlab.ownership.survey import survey
 from memlab.patterns import TENSORS, Clue, recognise
+from memlab.tracing.kept import kept_at
 from memlab.tracing.stores import source, stores
 from memlab.tracing.trace import Held
 
 MOST = 32
+UNKNOWN = "unknown"
 Key = tuple[str, str, str]
 
 
@@ -65,7 +67,8 @@ def find(
         elif not before and since is not None:
             per_step = _rate_since(owner, pinned[name], step - since)
         records.append(_held(owner, pinned[name], step, known, per_step))
-    return sorted(records, key=_weight)
+    records.sort(key=_weight)
+    return [*map(_with_statement, records[:MOST]), *records[MOST:]]
 
 
 def merged(before: Sequence[Held], found: Sequence[Held]) -> list[Held]:
@@ -137,6 +140,14 @@ def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: i
     )
     piles = owner.elements > before.elements if before is not None and passed > 0 else None
     return _with_pattern(record, clue_of(owner, grows=per_step > 0 or nodes_grow, piles=piles))
+
+
+def _with_statement(record: Held) -> Held:
+    """Say what stores into the name, where nobody saw what it holds being made."""
+    if record.born != UNKNOWN:
+        return record
+    kept = kept_at(record.name, record.where)
+    return dataclasses.replace(record, kept=kept, source=source(kept))
 
 
 def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:

@@ -53,7 +53,7 @@ class Recorder:
         stop_after: int | None = None,
         seen: Seen = lambda point: None,
     ) -> None:
-        self.watch = watching.watch(card)
+        self.watch = watching.watch(card, births=True)
         self._steps = Steps(self._ended, at)
         self._stop_after, self._seen = stop_after, seen
         self._stack = ExitStack()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_PLACE = re.compile(r"(?:^|, |at |\s)(?P<file>[^,\s][^,]*?\.\w+):(?P<line>\d+)$")
+PLACE = re.compile(r"(?:^|, |at |\s)(?P<file>[^,\s][^,]*?\.\w+):(?P<line>\d+)$")
 _REGISTERS = re.compile(r"register_(?:\w+_)?hook")  # torch's own names
 _PUTS = {"append", "extend", "add", "insert", "update", "appendleft", "setdefault", "push", "put"}
 _EMPTY = {"list", "dict", "set", "deque", "defaultdict", "OrderedDict"}
@@ -32,16 +32,16 @@ def stores(name: str, where: str) -> frozenset[str]:
     (``x = a * x + b * y``, ``x.lerp_(y, a)``). ``put``: an element (``x.append(y)``). ``assign``: anything else.
     ``hook``: one of them lies in a function that is registered as a hook. Empty where no statement can be found.
     """
-    place = _PLACE.search(where)
+    place = PLACE.search(where)
     if place is None:
         return frozenset()
     try:
-        tree = _tree(Path(place["file"]).absolute())
+        tree = tree_of(Path(place["file"]).absolute())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return frozenset()
     last = re.sub(r"\[.*", "", name).rpartition(".")[2]
     scope = _scope(tree, int(place["line"]))
-    found = list(_statements(scope, last)) or (list(_statements(tree, last)) if "." in name else [])
+    found = list(statements(scope, last)) or (list(statements(tree, last)) if "." in name else [])
     kinds = {kind for _, kind in found}
     if kinds and _in_hook(tree, [statement for statement, _ in found]):
         kinds.add(HOOK)
@@ -49,7 +49,7 @@ def stores(name: str, where: str) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=16)
-def _tree(file: Path) -> ast.Module:
+def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_bytes())
 
 
@@ -65,7 +65,7 @@ def _scope(tree: ast.Module, line: int) -> ast.AST:
     return tree
 
 
-def _statements(scope: ast.AST, name: str) -> Iterator[tuple[ast.AST, str]]:
+def statements(scope: ast.AST, name: str) -> Iterator[tuple[ast.AST, str]]:
     """Yield what puts something new into the name; what only empties it, or gives it a constant, does not count."""
     for node in ast.walk(scope):
         if isinstance(node, ast.Assign):

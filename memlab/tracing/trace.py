@@ -78,6 +78,7 @@ class Held:
         path, name, where, kind: the path of references, and the name at its beginning with its place.
         bytes, exclusive, tensors, nodes, holds: as in `memlab.Owner`.
         born: where the tensors at its end were made; ``source`` is the text of that line.
+        kept: where that is unknown, the only statement that stores into the name, if there is one (`kept_at`).
         per_step: bytes that it grew by in each step; 0 when it did not grow or was seen once.
         pattern, fix, cure: the known pattern it is, in a word; what to do, in a sentence; the experiment's arm.
         step: steps that had ended when it was seen.
@@ -97,6 +98,7 @@ class Held:
     holds: str = "graph"
     born: str = ""
     source: str = ""
+    kept: str = ""
     per_step: int = 0
     pattern: str = ""
     fix: str = ""
@@ -105,6 +107,13 @@ class Held:
     complete: bool = True
     elements: int = 0
     pinned: int = 0
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Return ``born at`` and where what it holds was made, else ``kept at`` and what stores it, else nothing."""
+        if self.born not in ("", "unknown"):
+            return "born at", self.born
+        return ("kept at", self.kept) if self.kept else ("", "")
 
 
 @dataclass
