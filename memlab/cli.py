@@ -14,8 +14,9 @@ from typing import NoReturn
 
 import memlab
 from memlab import options
-from memlab.commands import INTERRUPTED, NOBODY_READS, WRONG_USE, stream_errors, tell
+from memlab.commands import INTERRUPTED, NOBODY_READS, WRONG_USE, Interrupted, stream_errors, tell
 from memlab.commands import commands as found_commands
+from memlab.commands._help import Formatter
 from memlab.options import Wrong
 
 EXIT_CODES = (
@@ -24,12 +25,18 @@ EXIT_CODES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
+    """Run the command line and return the exit code; without ``argv`` it is this process's own."""
     _settle_streams()
     try:
         code = _run(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()
+        if stream_errors:  # else Python flushes what a script has left, and says what goes wrong, as without memlab
+            sys.stdout.flush()
         return code
+    except Interrupted:
+        if argv is not None:
+            return INTERRUPTED
+        sys.excepthook = lambda kind, error, traceback: None
+        raise KeyboardInterrupt from None  # the process dies of the signal, as a shell's loop needs to know
     except KeyboardInterrupt:
         return _say("interrupted; nothing was reported", INTERRUPTED)
     except Wrong as error:
@@ -93,12 +100,14 @@ class _Parser(argparse.ArgumentParser):
 
 def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     about = (memlab.__doc__ or "").split("\n")[0]
-    top = _Parser(prog="memlab", description=about, epilog=EXIT_CODES, allow_abbrev=False)
+    top = _Parser(prog="memlab", description=about, epilog=EXIT_CODES, allow_abbrev=False, formatter_class=Formatter)
     top.add_argument("--version", action="version", version=f"memlab {memlab.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module in found_commands().items():
         text = module.__doc__ or ""
-        parser = commands.add_parser(name, help=text.split("\n")[0], description=text, allow_abbrev=False)
+        parser = commands.add_parser(
+            name, help=text.split("\n")[0], description=text, allow_abbrev=False, formatter_class=Formatter
+        )
         parser.set_defaults(command=module.command)
         module.add_options(parser)
     return top, dict(commands.choices)

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from memlab.show import _explanation
+from memlab.show._columns import width_of
 from memlab.tracing import explanation
 from memlab.tracing.explanation import Explanation as Found
 from memlab.tracing.tracebacks import out_of_memory
@@ -31,7 +32,8 @@ class Explanation:
         self.found = found
 
     def __repr__(self) -> str:
-        return "\n".join(line.text for line in _explanation.lines(self.found, _explanation.WIDTH))
+        width = min(_explanation.WIDTH, width_of(sys.stdout) or _explanation.WIDTH)
+        return "\n".join(line.text for line in _explanation.lines(self.found, width))
 
     def __rich__(self) -> Any:
         return _explanation.rich(self.found)

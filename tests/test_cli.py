@@ -14,6 +14,7 @@ import samples
 
 import memlab
 from memlab import cli, experiment
+from memlab.commands import commands
 from memlab.report import load
 
 PYTHON = [sys.executable, "-m", "memlab"]
@@ -132,6 +133,21 @@ def test_a_terminal_need_not_break_a_sentence_within_a_word(folder, memlab_, mon
     assert code == 2
     assert max(len(line) for line in err.splitlines() if "x" * 60 not in line) <= 40
     assert " ".join(err.split()) == f"memlab: there is no experiment '{'x' * 60}'; known: other, sample"
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("command", ["", *commands()])
+def test_no_line_of_help_is_wrapped(memlab_, monkeypatch, columns, command):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = memlab_(*filter(None, [command]), "--help")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= columns
+
+
+def test_a_table_in_help_stays_one(memlab_, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    _, out, _ = memlab_("diff", "--help")
+    assert "memlab diff run.json@10 run.json@100  what was saved at the ends of two steps\n" in out
 
 
 def test_a_wrong_size_is_found_before_anything_is_measured(folder, memlab_, monkeypatch):

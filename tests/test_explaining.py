@@ -16,6 +16,11 @@ from memlab.show import _explanation
 from memlab.tracing.explanation import of_tensor
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def forward():
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
     return model(torch.ones(32, 8)).mean()
@@ -58,6 +63,14 @@ def test_explain_in_jupyter_and_rich():
         console.print(found)
         assert max(map(len, console.file.getvalue().splitlines())) <= width
         assert "MeanBackward0" in console.file.getvalue()
+
+
+@NEEDS_PACKED
+def test_what_a_debugger_prints_fits_its_terminal(monkeypatch):
+    loss = forward()
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "44")
+    assert max(map(len, repr(memlab.explain(loss)).splitlines())) <= 44
 
 
 @NEEDS_PACKED

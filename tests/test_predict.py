@@ -173,19 +173,27 @@ def test_a_damaged_prediction_gets_a_sentence(text, words):
         Prediction.from_json(text)
 
 
-def test_what_people_see_fits_80_columns():
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+def test_what_people_see_fits_a_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
     blocks = {f"encoder.layers.{index}": 300 * MIB for index in range(12)} | {"head": 5 * MIB}
     oom = "CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 8.00 GiB"
     found = Prediction("train.py", DIES, card=cards.find("rtx4090").describe(), total=8 << 30, blocks=blocks, oom=oom)
     found.died, found.filled = "train.py:7", {"a/rather/long/path/to/a/file/model.py:123": 7 << 30}
     found.missing, found.machine = ["what cuDNN takes for convolutions"], {"torch": "2.13.0"}
-    out = io.StringIO()
-    _prediction.show(found, out)
+    _prediction.show(found, out := Terminal())
     lines = out.getvalue().splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= columns
+    _prediction.show(found, pipe := io.StringIO())
+    assert sum(line.startswith("  missing ") for line in pipe.getvalue().splitlines()) == 1
     assert lines[0] == "train.py dies at train.py:7"
     assert "each of encoder.layers.0 to encoder.layers.11 (12)" in " ".join(out.getvalue().split())
-    assert "Tried to allocate 2.00 MiB." in out.getvalue()
+    assert "Tried to allocate 2.00 MiB." in " ".join(out.getvalue().split())
 
 
 def test_the_command(script, capfd, monkeypatch):

@@ -1,18 +1,28 @@
 """What people and pipes see of a report."""
 
+import fcntl
 import importlib
 import io
 import json
+import os
+import pty
 import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
 
 import pytest
 import samples
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from memlab import show
 from memlab.doctor import MEASURED, NOT_HERE, Ability, Examination
 from memlab.experiment import Unknown
 from memlab.report import FAILED, REFUTED, Finding, Report
-from memlab.show import _columns, _doctor, _list, _live, _reasons, _words
+from memlab.show import _columns, _doctor, _list, _live, _pages, _reasons, _words
 
 EVERYTHING = (
     samples.finding(),
@@ -112,11 +122,15 @@ def test_no_line_of_a_table_is_wrapped(width):
 def test_narrow_terminals_lose_words_and_not_findings(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     lines = shown("table", samples.finding("a_rather_long_name_for_an_arm"), samples.refuted()).splitlines()
-    assert max(map(len, lines)) <= max(int(columns), 40)
-    rows = [line for line in lines if "✓ holds" in line]
-    assert len(rows) == 1 or columns == "20"
+    assert max(map(len, lines)) <= int(columns)
+    assert "…" not in "".join(lines) or int(columns) >= 72
+    words = re.sub(r"\s+", "" if columns == "20" else " ", "\n".join(lines))
+    assert "a_rather_long_name_for_an_arm" in words
+    assert "+6.00 KiB" in words or columns == "20"
     if int(columns) >= 40:
-        assert rows[0].startswith("a_rather_long_name_for_an_arm " if int(columns) >= 72 else "a_r")
+        rows = [line for line in lines if "✓ holds" in line]
+        assert len(rows) == 1
+        assert rows[0].startswith("a_rather_long_name_for_an_arm ")
 
 
 def test_a_terminal_gets_colours_unless_it_says_no(monkeypatch):
@@ -235,7 +249,79 @@ def test_a_bill_beside_equal_numbers_says_nothing():
 def test_columns_fold_their_last():
     assert _columns.align([("a", "b"), ("long", "c")]) == ["a     b", "long  c"]
     assert _columns.align([("a", "b c d e f g h i j k")], width=20) == ["a  b c d e f g h i j", "   k"]
-    assert _columns.align([("a", "b c d e f g h i j k")], width=5) == ["a  b c d e f g h i", "   j k"]
+    assert _columns.align([("first", "b c d e f g h i")], width=12) == ["first", "    b c d e", "    f g h i"]
+    assert _columns.align([("", "wide " * 9)], width=12)[0] == "    wide"
+
+
+@given(st.text(alphabet="ab \u0301层🔥⚙\ufe0f-", max_size=60), st.integers(8, 40))
+@example("⚙\ufe0f" * 20, 8)
+def test_no_folded_line_is_wider_than_the_terminal(text, width):
+    from rich.cells import cell_len
+
+    lines = _columns.fold(text, width, "  x ", "    ")
+    assert max(map(cell_len, lines)) <= width
+    assert max(map(_columns.cells, lines)) <= width
+    assert "".join("".join(lines).split()) == "x" + "".join(text.split())
+
+
+@given(st.lists(st.tuples(*[st.text(alphabet="ab 层🔥", max_size=30)] * 3), min_size=1), st.integers(8, 80))
+def test_no_aligned_line_is_wider_than_the_terminal(rows, width):
+    lines = _columns.align(rows, (1,), width)
+    assert max(map(_columns.cells, lines), default=0) <= width
+    said = sorted("".join("".join(row).split()) for row in rows)
+    assert "".join(sorted("".join(said))) == "".join(sorted("".join("".join(lines).split())))
+
+
+def test_columns_of_wide_characters_are_flush():
+    assert _columns.align([("层", "x"), ("abc", "y")]) == ["层   x", "abc  y"]
+    assert _columns.cut("层层层", 4) == "层…"
+    assert _columns.cut("层层", 4) == "层层"
+    lines = shown("table", samples.finding("变换器"), samples.finding("plain")).splitlines()
+    assert len({_columns.cells(line.split("✓")[0]) for line in lines if "✓ holds" in line}) == 1
+
+
+def test_the_width_is_that_of_the_stream_and_not_of_stdout(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("LINES", raising=False)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 57, 0, 0))
+    with os.fdopen(theirs, "w") as stream, os.fdopen(ours, "rb"):
+        assert _columns.width_of(stream) == 57
+        assert _columns.size_of(stream) == (57, 33)
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+        assert _columns.size_of(stream) == (80, 24)  # a terminal that does not know
+
+
+def test_a_dumb_terminal_is_as_wide_as_it_is(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "160")
+    _pages.write([_pages.Text("x" * 160)], out := Terminal())
+    assert out.getvalue() == "x" * 160 + "\n"
+
+
+ENDED = """
+import os, signal, sys, time
+from memlab.show._terminal import given_back
+{before}
+with given_back(lambda: os.write(1, b"restored ")):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep({pause})
+print("went on", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "pause", "code", "said"),
+    [
+        ("", 30, -signal.SIGTERM, "restored "),
+        ("signal.signal(signal.SIGTERM, lambda *given: os.write(1, b'own '))", 0, 0, "own restored went on\n"),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", 0, 0, "restored went on\n"),
+    ],
+)
+def test_a_terminal_is_given_back_by_a_process_that_is_ended(before, pause, code, said):
+    command = [sys.executable, "-c", ENDED.format(before=before, pause=pause)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, said, "")
 
 
 def test_list_and_doctor():

@@ -89,6 +89,40 @@ def test_a_script_cannot_tell(tmp_path):
     assert load(tmp_path / "out.json").ended == "failed"
 
 
+def test_nobody_reads_what_the_script_prints(tmp_path):
+    (tmp_path / "prints.py").write_text(LOOP + "print('x' * 100)\n")
+    ended, buffered = {}, os.environ | {"PYTHONUNBUFFERED": ""}
+    for name, command in (("bare", [sys.executable]), ("traced", [*PYTHON, "trace"])):
+        read, write = os.pipe()
+        os.close(read)
+        ended[name] = subprocess.run(
+            [*command, "prints.py"],
+            cwd=tmp_path,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=buffered,
+        )
+        os.close(write)
+    assert ended["traced"].returncode == ended["bare"].returncode == 120
+    assert "finished after 6 steps" in ended["traced"].stderr
+    assert ended["traced"].stderr.endswith(ended["bare"].stderr.splitlines()[-1] + "\n")
+
+
+def test_a_full_disk_takes_neither_the_report_nor_the_traceback(own_folder, capsys, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("memlab.tracing.trace.write_atomically", full)
+    (own_folder / "train.py").write_text(LOOP + "raise ValueError('its own')\n")
+    assert cli.main(["trace", "--json", "out.json", "train.py"]) == 2
+    said = capsys.readouterr().err
+    assert "failed (ValueError) after 6 steps" in said
+    assert "ValueError: its own\nmemlab: --json" in said
+    assert said.endswith("cannot write it: No space left on device\n")
+
+
 def test_interrupted(tmp_path):
     (tmp_path / "waits.py").write_text(
         "import time, torch\nx = torch.ones(3, requires_grad=True)\n"
@@ -101,7 +135,7 @@ def test_interrupted(tmp_path):
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == -signal.SIGINT  # as Python's own
     assert "interrupted after 4 steps (backward)" in said
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert os.sep + os.path.join("memlab", "tracing") not in said  # noqa: PTH118
@@ -172,8 +206,11 @@ finally:
     [
         ("pass", 0, "finished", ""),
         ("sys.exit()", 0, "finished", ""),
-        ("sys.exit(7)", 7, "failed", ""),
-        ("sys.exit('that was all')", 1, "failed", "that was all\n"),
+        ("sys.exit(0)", 0, "finished", ""),
+        ("sys.exit(None)", 0, "finished", ""),
+        ("sys.exit(7)", 7, "exited", ""),
+        ("sys.exit('that was all')", 1, "exited", "that was all\n"),
+        ("sys.exit('')", 1, "exited", "\n"),
         ("raise KeyboardInterrupt", 130, "interrupted", "KeyboardInterrupt\n"),
         ("raise OSError('disk')", 1, "failed", "OSError: disk\n"),
         ("compile('def (', 'x', 'exec')", 1, "failed", "SyntaxError: invalid syntax\n"),
@@ -182,6 +219,7 @@ finally:
 def test_every_end(trace, how, status, ended, last):
     code, out, said, found = trace(ENDS.format(how=how))
     assert (code, out, found.ended, found.code) == (status, "cleaned up\n", ended, status)
+    assert f"\nexited with {status} after no step" in said or ended != "exited"
     assert said.endswith(last)
     assert "tracing" not in said
 
@@ -469,13 +507,17 @@ def test_live_line(monkeypatch):
     monkeypatch.setenv("LINES", "20")
     monkeypatch.setenv("TERM", "xterm")
     point = {"step": 1234, "saved": 5 << 20, "peak": 6 << 20, "live": 7 << 20, "grew": 4096}
-    assert _trace_live.text(point) == "memlab  step 1,234  saved 5.00 MiB  peak 6.00 MiB  growth +4.00 KiB/step"
+    said = "memlab  step 1,234  saved 5.00 MiB  peak 6.00 MiB  growth +4.00 KiB/step"
+    assert _trace_live.text(point, 80) == said
+    assert _trace_live.text(point, 50) == "step 1,234  saved 5.00 MiB  +4.00 KiB/step"
+    assert _trace_live.text(point, 20) == "step 1,234  saved 5…"
     with _trace_live.watching(out := Terminal()) as seen:
         for _ in range(50):
             seen(point)
     drawn = out.getvalue()
     assert drawn.count("step 1,234") == 1  # rate-limited
     assert "\033[1;19r" in drawn  # the last row does not scroll
+    assert "\n" not in drawn and "\r" not in drawn  # what the script has begun to write stays where it is
     assert drawn.endswith("\033[20;1H\033[2K\033[r\0338")  # and is given back
     with _trace_live.watching(out := io.StringIO()) as seen:
         seen(point)

@@ -10,24 +10,29 @@ import argparse
 import importlib
 import pkgutil
 import sys
-import textwrap
 from typing import Protocol, TextIO
 
 from memlab import show as showing  # this package has a module called show
 from memlab.options import wrong
-from memlab.show._columns import width_of
+from memlab.show._columns import fold, width_of
 
 HOLDS, NOT_ALL_HOLD, WRONG_USE, INTERRUPTED, NOBODY_READS = 0, 1, 2, 130, 141
 
 
+class Interrupted(Exception):
+    """A script that ran under memlab was interrupted, and all is said: the process is to end as Python ends it."""
+
+
 stream_errors: dict[str, str] = {}
-"""How stdout and stderr treated characters that they lack, before the command line made them forgiving."""
+"""How stdout and stderr treated characters that they lack, before the command line made them forgiving; empty when they
+are not its own any more."""
 
 
 def give_streams_back() -> None:
     """Let stdout and stderr be as Python had opened them: a script that runs under memlab must not see a difference."""
     for name, errors in stream_errors.items():
         getattr(sys, name).reconfigure(errors=errors)
+    stream_errors.clear()
 
 
 def tell(sentence: str) -> None:
@@ -35,7 +40,7 @@ def tell(sentence: str) -> None:
     text = f"memlab: {' '.join(sentence.split())}"
     width = width_of(sys.stderr)
     if width is not None:  # a path longer than that stays whole, to be copied
-        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(fold(text, width, whole=True))
     print(text, file=sys.stderr)
 
 

@@ -16,7 +16,6 @@ from memlab.units import parse_size
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("before", metavar="BEFORE", help="a file that trace --json has saved, or FILE@STEP")
     parser.add_argument("after", metavar="AFTER", help="another one")
     parser.add_argument("--limit", metavar="SIZE", help="exit with 1 if more than this is added, such as '1 MiB'")

@@ -22,7 +22,6 @@ PATTERN = "pattern"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "report", metavar="REPORT", help="a file that --json or --snapshot has saved; or the word pattern"
     )

@@ -9,11 +9,13 @@ The script runs unchanged: its output, its exit code and its tracebacks are its 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memlab import commands, options
+from memlab.commands import Interrupted
 from memlab.options import Wrong
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.usage = "memlab trace [options] SCRIPT|-m MODULE [its arguments]"
     parser.add_argument("--steps", metavar="N", help="stop after this many steps, with exit code 0")
     parser.add_argument("--step-at", metavar="FILE:LINE", help="a step ends whenever this line is about to run")
@@ -77,7 +78,7 @@ def _run(
     target: Script, found: object, how: tuple[Card | None, tuple[Path, int] | None, int | None], path: Path | None
 ) -> int:
     from memlab import doctor
-    from memlab.show import _trace, _trace_live
+    from memlab.show import _trace_live
     from memlab.tracing import script as running
     from memlab.tracing import tracebacks
     from memlab.tracing.recorder import Recorder
@@ -88,15 +89,26 @@ def _run(
     code = running.exit_code(ended)
     if ended is not None:
         tracebacks.hide_ourselves(ended)
-    if recorder.here:
-        trace = recorder.finish(ended, doctor.machine("cpu"), [target.target, *target.arguments], code)
-        sys.stdout.flush()
-        try:
-            _save(trace, path)
-        finally:
-            _trace.show(trace, sys.stderr)
-    running.last_words(ended)
+    try:
+        if recorder.here:
+            command = [target.target, *target.arguments]
+            _report(recorder.finish(ended, doctor.machine("cpu"), command, code), path)
+    finally:
+        running.last_words(ended)
+    if isinstance(ended, KeyboardInterrupt):
+        raise Interrupted
     return code
+
+
+def _report(trace: Trace, path: Path | None) -> None:
+    from memlab.show import _trace
+
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # of a script's stdout Python itself will complain
+        sys.stdout.flush()
+    try:
+        _save(trace, path)
+    finally:  # a full disk must not take the findings with it
+        _trace.show(trace, sys.stderr)
 
 
 def _save(trace: Trace, path: Path | None) -> None:

@@ -34,6 +34,11 @@ def bar(part: int, whole: int, width: int = WIDTH) -> str:
     return drawn.ljust(width, "░")
 
 
+def bar_width(width: int | None) -> int:
+    """Return how wide a bar is beside its label: narrower where it would be broken; ``width`` as of `width_of`."""
+    return WIDTH if width is None else max(8, min(WIDTH, width - 20))
+
+
 def allocator(numbers: Mapping[str, int]) -> str:
     """Say what a caching allocator holds beyond the tensors in use; empty where that was not read."""
     if not numbers.keys() >= {"reserved", "active", "inactive_split", "alloc_retries"}:
@@ -44,18 +49,19 @@ def allocator(numbers: Mapping[str, int]) -> str:
     return f"{format_bytes(numbers['reserved'])} reserved: {active} active, {split} in pieces between; {retries}"
 
 
-def story(finding: Finding) -> Block | None:
+def story(finding: Finding, width: int | None = None) -> Block | None:
     """Tell of the arm that ran out of memory: the step, the filling, torch's own words, and the arithmetic."""
     if finding.died is None or finding.card is None:
         return None
     used = [finding.base.get("allocated", 0) + value for value in measured(finding, "allocated")]
     simulated = f" ({SIMULATED})" if finding.sources.get("allocated") == SIMULATED else ""
+    room = bar_width(width)
     told: list[tuple[str, ...]] = [
-        ("card", f"{bar(used[-1] if used else 0, finding.card)} {format_bytes(finding.card)}{simulated}")
+        ("card", f"{bar(used[-1] if used else 0, finding.card, room)} {format_bytes(finding.card)}{simulated}")
     ]
     if len(used) > 1:
         told.append(
-            ("growth", f"{curve(used, finding.card, WIDTH)} from {format_bytes(used[0])} to {format_bytes(used[-1])}")
+            ("growth", f"{curve(used, finding.card, room)} from {format_bytes(used[0])} to {format_bytes(used[-1])}")
         )
     told += [("filled by" if not index else "", line) for index, line in enumerate(_filled(finding))]
     last = finding.rows[-1] if finding.rows else {}

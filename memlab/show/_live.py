@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from memlab.show._card import bar
+from memlab.show._columns import cells, padded
+from memlab.show._terminal import given_back
 from memlab.show._words import clean, curve
 from memlab.units import format_bytes
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
     from memlab.job import Job
     from memlab.report import Finding
+
+
+LEAST_BAR = 4  # characters; a shorter bar says nothing
 
 
 class View:
@@ -50,7 +55,7 @@ def watching(err: TextIO) -> Iterator[View]:
 
     console = Console(file=err, markup=False, highlight=False, emoji=False)
     picture = _Picture()
-    with Live(picture, console=console, transient=True, refresh_per_second=10):
+    with Live(picture, console=console, transient=True, refresh_per_second=10) as live, given_back(live.stop):
         yield picture
 
 
@@ -74,12 +79,18 @@ class _Running:
         self.held.append(row.get("base_allocated", 0) + row.get("allocated", 0))
 
     def line(self, name: str, width: int) -> str:
-        """Return the line of this arm; bar and curve share what the numbers leave of ``width``."""
-        numbers = f"{format_bytes(self.held[-1]):>11}  {self._done():<10}  {self._each():<16}"
-        room = max(4, min(24, (width - len(name) - len(numbers) - 6) // 2))
+        """Return the line of this arm; bar and curve share what the numbers leave of ``width``, or are left out."""
+        numbers = f"{format_bytes(self.held[-1]):>11}  {self._done():<10}"
+        each = f"  {self._each():<16}"
+        left = width - cells(name + numbers)
+        if left < len(each) + 2 * LEAST_BAR + 4:
+            each = ""
+        room = min(24, (left - len(each) - 4) // 2)
+        if room < LEAST_BAR:
+            return f"{name}{numbers}"
         part, whole = (self.held[-1], self.card) if self.card else (self.row.get("step", 0), self.row.get("steps", 0))
         drawn = bar(part, whole, room) if whole else ""
-        return f"{name}  {drawn}{numbers}  {curve(self.held, self.card, room)}"
+        return f"{name}  {drawn}{numbers}{each}  {curve(self.held, self.card, room)}"
 
     def _done(self) -> str:
         if self.died is not None:
@@ -137,9 +148,9 @@ class _Picture(View):
         }
         if cards:
             yield Text(f"card: {', '.join(sorted(cards))}", no_wrap=True, overflow="ellipsis")
-        width = max(map(len, running), default=0)
+        width = max(map(cells, running), default=0)
         for name, arm in running.items():
-            yield Text(arm.line(name.ljust(width), options.max_width), no_wrap=True, overflow="ellipsis")
+            yield Text(arm.line(padded(name, width), options.max_width), no_wrap=True, overflow="ellipsis")
 
     def _name(self, job: Job) -> str:
         return clean(f"{job.path.stem}:{job.arm}" if self.several else job.arm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from memlab.show._columns import LEAST, fold
+from memlab.show._columns import cells, fold
 from memlab.show._pages import FAINT, PLAIN, Text
 from memlab.show._words import clean
 from memlab.tracing.trace import Held
@@ -35,11 +35,8 @@ def owner(each: Held, width: int | None, last: int = 0) -> Iterator[Text]:
         yield Text(line, PLAIN)
     for label, text in _told(each, width):
         lead = f"  {label:<9}"
-        if width is None or len(lead) + len(text) <= width:
-            yield Text(lead + text)
-        else:
-            for line in fold(text, max(width, len(lead) + LEAST), lead, " " * len(lead)):
-                yield Text(line)
+        for line in fold(text, width, lead, " " * len(lead)):
+            yield Text(line)
 
 
 def pins(each: Held) -> str:
@@ -66,7 +63,7 @@ def _told(each: Held, width: int | None) -> Iterator[tuple[str, str]]:
     yield "pattern", clean(each.pattern)
     fix, code = clean(each.fix), f"python -m memlab show pattern {clean(each.cure)}"
     both = f"{fix:<36}  {code}"
-    if width is None or len(both) + 11 <= width:
+    if width is None or cells(both) + 11 <= width:
         yield "fix", both
     else:
         yield "fix", fix

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from memlab.show._columns import align, fold
+from memlab.show._columns import align, fold, size_of
 from memlab.show._words import clean
 from memlab.units import format_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 HEADING, PLAIN, FAINT, GOOD, BAD = "bold", "", "dim", "green", "bold red"
 INSET = "  "
@@ -26,6 +29,12 @@ class Text:
 def folded(text: str, width: int | None, style: str = PLAIN, inset: str = "") -> Iterator[Text]:
     """Yield ``text`` in lines that fit into ``width``."""
     for line in fold(text, width, inset, inset):
+        yield Text(line, style)
+
+
+def labelled(label: str, text: str, width: int | None, style: str = PLAIN) -> Iterator[Text]:
+    """Yield ``text`` beside its label, and the lines after the first one below its beginning."""
+    for line in fold(text, width, f"{label:<9}", " " * 9):
         yield Text(line, style)
 
 
@@ -56,9 +65,16 @@ def write(lines: Iterable[Text], out: TextIO) -> None:
         for line in lines:
             out.write(line.text + "\n")
         return
-    from rich.console import Console
     from rich.text import Text as Rich
 
-    console = Console(file=out, markup=False, highlight=False, emoji=False)
+    screen = console(out)
     for line in lines:
-        console.print(Rich(line.text, line.style), no_wrap=True, overflow="ellipsis")
+        screen.print(Rich(line.text, line.style), no_wrap=True, overflow="ellipsis")
+
+
+def console(out: TextIO) -> Console:
+    """Return a rich console that is as wide as ``out``: rich itself takes every dumb terminal for 80 columns."""
+    from rich.console import Console
+
+    columns, lines = size_of(out) if out.isatty() else (None, None)
+    return Console(file=out, width=columns, height=lines, markup=False, highlight=False, emoji=False)

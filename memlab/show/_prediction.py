@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Iterator
 from typing import TextIO
 
 from memlab.prediction import DIES, FITS, Prediction
-from memlab.show._card import bar, first_sentences
+from memlab.show._card import bar, bar_width, first_sentences
+from memlab.show._columns import fold, width_of
 from memlab.show._words import clean
 from memlab.units import format_bytes
 
-WIDTH = 80
 LARGEST = 5
 NAMED = 3
 
 
 def show(found: Prediction, out: TextIO) -> None:
-    """Write the prediction; no line is longer than 80 characters unless one word is."""
+    """Write the prediction; at a terminal no line is wider than it."""
+    width = width_of(out)
+    for name, text in _told(found, bar_width(width)):
+        lead = f"  {name:<13} " if name is not None else ""
+        for line in fold(text, width, lead, " " * len(lead)):
+            out.write(line.rstrip() + "\n")
+
+
+def _told(found: Prediction, room: int) -> Iterator[tuple[str | None, str]]:
+    """Yield label and text of each line; None instead of a label where the text stands alone."""
     usable = found.total - found.context - found.other
-    lines = [_verdict(found), ""]
-    lines += _entry("card", found.card)
-    lines += _entry("", f"{bar(found.reserved, usable)} {format_bytes(found.reserved)} reserved")
-    lines += _entry("allocated", _allocated(found))
-    lines += _entry("for backward", f"{format_bytes(found.saved)} saved at most")
+    yield None, _verdict(found)
+    yield None, ""
+    yield "card", clean(found.card)
+    yield "", f"{bar(found.reserved, usable, room)} {format_bytes(found.reserved)} reserved"
+    yield "allocated", clean(_allocated(found))
+    yield "for backward", f"{format_bytes(found.saved)} saved at most"
     if found.verdict == DIES:
-        lines += _entry("torch says", first_sentences(found.oom))
-        lines += [line for where, size in found.filled.items() for line in _entry("kept by", _sized(size, where))]
+        yield "torch says", first_sentences(found.oom)
+        for where, size in found.filled.items():
+            yield "kept by", _sized(size, where)
     if found.largest is not None:
-        lines += _entry("batches", ", ".join(f"{batch} {verdict}" for batch, verdict in found.batches.items()))
-    lines += _blocks(found)
-    lines += [""]
+        yield "batches", ", ".join(f"{batch} {clean(verdict)}" for batch, verdict in found.batches.items())
+    for index, text in enumerate(_blocks(found)):
+        yield "" if index else "checkpointing", text
+    yield None, ""
     for name, sentences in (("exact", found.exact), ("modelled", found.modelled), ("missing", found.missing)):
-        lines += _entry(name, "; ".join(sentences))
-    lines += ["", *_wrap(_machine(found))]
-    for line in lines:
-        out.write(line.rstrip() + "\n")
+        yield name, clean("; ".join(sentences))
+    yield None, ""
+    yield None, _machine(found)
 
 
 def _verdict(found: Prediction) -> str:
@@ -69,27 +80,18 @@ def _blocks(found: Prediction) -> list[str]:
     for block, size in found.blocks.items():
         if size > worth:
             alike.setdefault(size, []).append(clean(block))
-    lines: list[str] = []
+    lines = []
     for size, names in list(alike.items())[:LARGEST]:
         who = names[0] if len(names) == 1 else f"each of {names[0]} to {names[-1]} ({len(names)})"
-        lines += _entry("checkpointing" if not lines else "", _sized(size, f"less for backward, {who}"))
+        lines.append(_sized(size, f"less for backward, {who}"))
     return lines
 
 
 def _sized(size: int, text: str) -> str:
-    return f"{format_bytes(size):>10}  {text}"
+    return f"{format_bytes(size):>10}  {clean(text)}"
 
 
 def _machine(found: Prediction) -> str:
     how = "on fake tensors" if found.fake else "on real tensors"
     parts = [f"simulated {how} for {found.device}", f"torch {found.machine.get('torch', 'unknown')}"]
     return clean(", ".join([*parts, f"{found.seconds:.1f} s"]))
-
-
-def _entry(name: str, text: str) -> list[str]:
-    return _wrap(text if "█" in text or "  " in text else clean(text), f"  {name:<13} ")
-
-
-def _wrap(text: str, head: str = "") -> list[str]:
-    options = {"subsequent_indent": " " * len(head), "break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, WIDTH, initial_indent=head, **options) or [head]  # type: ignore[arg-type]

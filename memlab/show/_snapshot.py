@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from memlab.show._card import bar
+from memlab.show._card import bar, bar_width
 from memlab.show._columns import Block, fold, width_of
 from memlab.show._words import clean
 from memlab.snapshots.replay import Outcome
@@ -35,11 +35,11 @@ def as_json(summary: Summary, out: TextIO) -> None:
 def show(name: str, summary: Summary, out: TextIO) -> None:
     """Write what a file says; at a terminal no line is wider than it."""
     width = width_of(out)
-    lines = [clean(name)]
+    lines = fold(clean(name), width)
     if summary.settings:
         lines += fold(f"settings: {clean(summary.settings)}", width)
     for device in summary.devices:
-        for block in _device(device):
+        for block in _device(device, width):
             lines += ["", *fold(block.heading, width), *block.below(width)]
         for sentence in _sentences(device):
             lines += ["", *fold(sentence, width)]
@@ -54,8 +54,8 @@ def _listed(names: list[str]) -> str:
     return ", ".join(clean(name) for name in names)
 
 
-def _device(device: DeviceSummary) -> list[Block]:
-    blocks = [Block(f"device {device.device}", _totals(device))]
+def _device(device: DeviceSummary, width: int | None) -> list[Block]:
+    blocks = [Block(f"device {device.device}", _totals(device, bar_width(width)))]
     if device.top:
         blocks.append(Block("allocated by", _top(device), right=(0, 1)))
     if device.ooms:
@@ -84,11 +84,11 @@ def _place(line: str) -> str:
     return clean(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
-def _totals(device: DeviceSummary) -> Rows:
+def _totals(device: DeviceSummary, room: int) -> Rows:
     padding = device.allocated - device.requested
     rows: Rows = [
         ("reserved", f"{format_bytes(device.reserved)} in {_count(device.segments, 'segment')}"),
-        ("allocated", f"{bar(device.allocated, device.reserved)} {format_bytes(device.allocated)}"),
+        ("allocated", f"{bar(device.allocated, device.reserved, room)} {format_bytes(device.allocated)}"),
         ("", f"{_count(device.blocks, 'block')}; {format_bytes(padding)} of it is rounding"),
         ("free inside", _free(device)),
     ]

@@ -6,21 +6,14 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from memlab.show import _card, _owners
-from memlab.show._columns import LEAST, fold, width_of
-from memlab.show._pages import BAD, FAINT, GOOD, HEADING, PLAIN, Text, folded, groups, write
+from memlab.show._columns import width_of
+from memlab.show._pages import BAD, FAINT, GOOD, HEADING, PLAIN, Text, folded, groups, labelled, write
 from memlab.show._words import clean, curve
-from memlab.tracing.trace import ENOUGH, FAILED, FINISHED, INTERRUPTED, OUT_OF_MEMORY, STOPPED, WARMUP, Trace
+from memlab.tracing.trace import ENOUGH, EXITED, FAILED, OUT_OF_MEMORY, STOPPED, WARMUP, Trace
 from memlab.units import format_bytes
 
 TOP, FILLED = 3, 5
 WIDTH, NARROWEST = 30, 8  # characters of a curve
-_ENDS = {
-    FINISHED: "finished",
-    STOPPED: "stopped",
-    INTERRUPTED: "interrupted",
-    OUT_OF_MEMORY: "out of memory",
-    FAILED: "failed",
-}
 
 
 def show(trace: Trace, out: TextIO, how: str | None = None) -> None:
@@ -35,14 +28,14 @@ def lines(trace: Trace, width: int | None) -> Iterator[Text]:
     """Yield the whole report in lines of at most ``width`` characters."""
     yield Text("")
     yield from folded(f"memlab trace {clean(' '.join(trace.command))}", width, HEADING)
-    yield from folded(ending(trace), width, BAD if trace.ended in (OUT_OF_MEMORY, FAILED) else "")
+    yield from folded(ending(trace), width, BAD if trace.ended in (OUT_OF_MEMORY, FAILED, EXITED) else "")
     if trace.ended == OUT_OF_MEMORY or trace.oom:
         yield from _out_of_memory(trace, width)
     yield from _peak(trace, width)
     yield from _allocator(trace, width)
     yield Text("")
     judged = len(trace.points) >= WARMUP + ENOUGH
-    yield from folded(verdict(trace, width), width, BAD if trace.grows else GOOD if judged else PLAIN)
+    yield from labelled("growth", verdict(trace, width), width, BAD if trace.grows else GOOD if judged else PLAIN)
     yield from _owners_of(trace, width)
     for sentence in trace.blind:
         yield from folded(f"not seen: {clean(sentence)}", width, FAINT)
@@ -52,18 +45,19 @@ def ending(trace: Trace) -> str:
     """Say how the run ended, after how many steps and how they were told."""
     steps = f"{trace.steps:,} step{'' if trace.steps == 1 else 's'}"
     told = f"{steps} ({clean(trace.source)})" if trace.source else "no step: no optimizer, backward or module was seen"
+    ended = f"{trace.ended} with {trace.code}" if trace.ended == EXITED else trace.ended
     reason = f" ({clean(trace.reason)})" if trace.reason and trace.ended != STOPPED else ""
     asked = ", as --steps asked" if trace.ended == STOPPED else ""
     seconds = trace.seconds.get("script", 0.0)
     searched = trace.seconds.get("owners", 0.0)
-    return f"{_ENDS[trace.ended]}{reason} after {told}{asked}; {seconds:.1f} s, {searched:.1f} s of them for owners"
+    return f"{ended}{reason} after {told}{asked}; {seconds:.1f} s, {searched:.1f} s of them for owners"
 
 
 def verdict(trace: Trace, width: int | None = None) -> str:
     """Say whether steps leave more and more behind; the curve takes what the words leave of ``width``."""
     live = [point.get("live", 0) for point in trace.points]
     if len(live) < 2:
-        return "growth   too few steps to tell"
+        return "too few steps to tell"
     ends = f"from {format_bytes(live[0])} to {format_bytes(live[-1])}"
     if trace.grows:
         said = f"grows {format_bytes(trace.per_step)} every step, {ends}"
@@ -72,13 +66,13 @@ def verdict(trace: Trace, width: int | None = None) -> str:
     else:
         said = f"does not grow; {ends} at the ends of steps"
     room = WIDTH if width is None else max(NARROWEST, min(WIDTH, width - len("growth    ") - len(said)))
-    return f"growth   {curve(live, 0, room)} {said}"
+    return f"{curve(live, 0, room)} {said}"
 
 
 def _peak(trace: Trace, width: int | None) -> Iterator[Text]:
     yield Text("")
     saved, live = format_bytes(trace.peak.saved), format_bytes(trace.live_peak)
-    yield from folded(f"peak     {saved} saved for backward, {live} of tensors alive", width, HEADING)
+    yield from labelled("peak", f"{saved} saved for backward, {live} of tensors alive", width, HEADING)
     for what in ("module", "line", "class"):
         yield from groups(f"by {what}", trace.peak.by(what), width, TOP)
 
@@ -88,8 +82,7 @@ def _allocator(trace: Trace, width: int | None) -> Iterator[Text]:
     if held and trace.card:
         most = format_bytes(trace.card_numbers["reserved_peak"])
         said = f"{most} of {format_bytes(trace.card)} reserved at most (simulated). At the end {held}"
-        for line in fold(said, None if width is None else max(width, LEAST + 9), "card     ", " " * 9):
-            yield Text(line)
+        yield from labelled("card", said, width)
 
 
 def _out_of_memory(trace: Trace, width: int | None) -> Iterator[Text]:
@@ -98,15 +91,13 @@ def _out_of_memory(trace: Trace, width: int | None) -> Iterator[Text]:
     if trace.card:
         simulated = " (simulated)" if trace.simulated else ""
         drawn = "" if width is not None and width < 60 else f"{_card.bar(live, trace.card)} "
-        yield from folded(f"card     {drawn}{format_bytes(live)} of {format_bytes(trace.card)}{simulated}", width)
+        yield from labelled("card", f"{drawn}{format_bytes(live)} of {format_bytes(trace.card)}{simulated}", width)
     else:
-        yield from folded(f"alive    {format_bytes(live)} of tensors", width)
+        yield from labelled("alive", f"{format_bytes(live)} of tensors", width)
     yield from groups("filled by", trace.last.classes, width, FILLED)
     yield from groups("saved at", trace.last.by("line"), width, FILLED)
     if trace.oom:
-        said = _card.first_sentences(trace.oom)
-        for line in fold(said, None if width is None else max(width, LEAST + 9), "says     ", " " * 9):
-            yield Text(line)
+        yield from labelled("says", _card.first_sentences(trace.oom), width)
 
 
 def _owners_of(trace: Trace, width: int | None) -> Iterator[Text]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from memlab.show._columns import cut, size_of
+from memlab.show._terminal import given_back
 from memlab.units import format_bytes
 
 _PAUSE = 0.1  # seconds between two drawings
 _SAVE, _RESTORE = "\0337", "\0338"
+_DOWN, _UP = "\033D", "\033[1A"  # the column stays, which a line feed would lose: the script may be within a line
 
 
 class Line:
@@ -28,20 +30,19 @@ class Line:
         now = time.monotonic()
         if now - self._last >= _PAUSE and os.getpid() == self._process:
             self._last = now
-            self._draw(text(point))
+            self._draw(point)
 
-    def _draw(self, said: str) -> None:
-        columns, height = size = shutil.get_terminal_size()
+    def _draw(self, point: dict[str, int]) -> None:
+        columns, height = size = size_of(self._out)
         if height < 3:
             return
         head = self._reserve(height) if size != self._size else ""
         self._size = (columns, height)
-        cut = said if len(said) <= columns else said[: columns - 1] + "…"
-        self._out.write(f"{head}{_SAVE}\033[{height};1H\033[2K{cut}{_RESTORE}")
+        self._out.write(f"{head}{_SAVE}\033[{height};1H\033[2K{text(point, columns)}{_RESTORE}")
         self._out.flush()
 
     def _reserve(self, height: int) -> str:
-        return f"\n{_SAVE}\033[1;{height - 1}r{_RESTORE}\033[1A"
+        return f"{_DOWN}{_SAVE}\033[1;{height - 1}r{_RESTORE}{_UP}"
 
     def clear(self) -> None:
         """Give the last row back."""
@@ -52,12 +53,13 @@ class Line:
             self._size = (0, 0)
 
 
-def text(point: dict[str, int]) -> str:
-    """Say where a run is."""
+def text(point: dict[str, int], columns: int) -> str:
+    """Say where a run is, in at most so many columns."""
     grew = point.get("grew", 0)
     growth = f"{'+' if grew > 0 else ''}{format_bytes(grew)}/step"
     saved, peak = format_bytes(point["saved"]), format_bytes(point["peak"])
-    return f"memlab  step {point['step']:,}  saved {saved}  peak {peak}  growth {growth}"
+    said = f"memlab  step {point['step']:,}  saved {saved}  peak {peak}  growth {growth}"
+    return said if len(said) <= columns else cut(f"step {point['step']:,}  saved {saved}  {growth}", columns)
 
 
 @contextmanager
@@ -67,7 +69,5 @@ def watching(out: TextIO) -> Iterator[Callable[[dict[str, int]], None]]:
         yield lambda point: None
         return
     line = Line(out)
-    try:
+    with given_back(line.clear):
         yield line.step
-    finally:
-        line.clear()

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from memlab.report import FAILED, HOLDS, REFUTED, SKIPPED, STATUSES, Finding, Report
 from memlab.show import _card, _reconcile, _words
-from memlab.show._columns import Block, align, fold
+from memlab.show._columns import Block, align, cells, cut, fold
 from memlab.show._details import blocks
+from memlab.show._pages import console as console_for
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 STYLES = {HOLDS: "green", REFUTED: "bold red", SKIPPED: "yellow", FAILED: "bold red"}
 GAP = 2
 SPARKS = "▁▂▃▄▅▆▇█"
-LEAST_TITLE, LEAST_NAME = 24, 6  # fewer characters of a title or a name say nothing
+LEAST_TITLE = 24  # fewer characters of a title say nothing
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Column:
 
     @property
     def width(self) -> int:
-        return max(map(len, (*self.head, *self.cells)))
+        return max(map(cells, (*self.head, *self.cells)))
 
 
 Layout = Callable[[list[Finding]], list[Column]]
@@ -40,7 +42,7 @@ Layout = Callable[[list[Finding]], list[Column]]
 
 def show(report: Report, out: TextIO) -> None:
     """Write a table for each experiment, then reasons, notes and the count of verdicts."""
-    console = Console(file=out, markup=False, highlight=False, emoji=False)
+    console = console_for(out)
     for name, findings in report.by_experiment():
         _experiment(console, name, findings)
     if where := _reconcile.block(report.findings):
@@ -59,14 +61,16 @@ def show(report: Report, out: TextIO) -> None:
 def _experiment(console: Console, name: str, findings: list[Finding]) -> None:
     console.print()
     console.print(Text(_words.clean(name), "bold"), no_wrap=True, overflow="ellipsis")
-    for line in textwrap.wrap(_words.clean(findings[0].claim), console.width, max_lines=2, placeholder=" …"):
-        console.print(Text(line), no_wrap=True)
+    _folded(console, _words.clean(findings[0].claim), "")
     console.print()
     layout, columns = fitting(findings, console.width)
-    console.print(_table(columns, findings))
+    if _total(columns) <= console.width:
+        console.print(_table(columns, findings))
+    else:
+        _list(console, columns, findings)
     for line in _legend(layout, columns):
         _folded(console, line, "dim")
-    for block in blocks(findings):
+    for block in blocks(findings, console.width):
         _block(console, block)
 
 
@@ -92,26 +96,26 @@ def _overview(console: Console, report: Report) -> None:
 
 
 def fitting(findings: list[Finding], width: int) -> tuple[Layout, list[Column]]:
-    """Return the fullest layout that fits into ``width`` characters, and its columns."""
+    """Return the fullest layout that fits into ``width`` cells, and its columns; `_merged` where none does."""
     for layout in (_full, _short, _merged, _bare):
         columns = layout(findings)
         if _total(columns) <= width:
             break
     else:
-        columns[0] = _shortened(columns[0], _total(columns) - width)
+        return _merged, _merged(findings)
     left = width - _total(columns) - GAP
     if layout is _full and left >= LEAST_TITLE:
-        columns.insert(1, Column(("", ""), [_cut(_words.clean(each.title), left) for each in findings]))
+        columns.insert(1, Column(("", ""), [cut(_words.clean(each.title), left) for each in findings]))
     return layout, columns
 
 
 def _legend(layout: Layout, columns: list[Column]) -> list[str]:
     """Explain what the cells of a short layout leave out."""
-    cells = [cell for column in columns for cell in column.cells]
+    told = [cell for column in columns for cell in column.cells]
     lines = []
-    if layout is not _full and any(cell.startswith("+") for cell in cells):
+    if layout is not _full and any(cell.startswith("+") for cell in told):
         lines.append("+ is what each step adds; a size without + is the same at every step")
-    if layout in (_short, _merged) and any(cell[0] in SPARKS for cell in cells):
+    if layout in (_short, _merged) and any(cell[0] in SPARKS for cell in told):
         lines.append(f"{SPARKS[0]}{SPARKS[-1]} rises and falls over the steps, up to the size beside it")
     if layout is _merged:
         lines.append("sizes are as measured, and as expected where nothing else is said")
@@ -119,19 +123,19 @@ def _legend(layout: Layout, columns: list[Column]) -> list[str]:
 
 
 def _full(findings: list[Finding], style: str = _words.FULL) -> list[Column]:
-    cells = [_words.cells(each, style) for each in findings]
+    told = [_words.cells(each, style) for each in findings]
 
     def column(name: str, word: str, pick: Callable[[_words.Cells], str]) -> Column:
-        return Column((name, word), [pick(each) for each in cells], right=True)
+        return Column((name, word), [pick(each) for each in told], right=True)
 
     return [
-        Column(("", "arm"), [each.arm for each in cells]),
+        Column(("", "arm"), [each.arm for each in told]),
         column("saved", "expected", lambda each: each.saved[0]),
         column("saved", _words.how(findings, "saved"), lambda each: each.saved[1]),
         column("allocated", "expected", lambda each: each.allocated[0]),
         column("allocated", _words.how(findings, "allocated"), lambda each: each.allocated[1]),
         *_steps(findings),
-        Column(("", "verdict"), [each.verdict for each in cells]),
+        Column(("", "verdict"), [each.verdict for each in told]),
     ]
 
 
@@ -141,29 +145,24 @@ def _short(findings: list[Finding]) -> list[Column]:
 
 def _merged(findings: list[Finding]) -> list[Column]:
     """Say the expected value only where the measured one is another."""
-    cells = [_words.cells(each, _words.SHORT) for each in findings]
+    told = [_words.cells(each, _words.SHORT) for each in findings]
     saved, allocated = _words.how(findings, "saved"), _words.how(findings, "allocated")
     return [
-        Column(("", "arm"), [each.arm for each in cells]),
-        Column(("saved", saved), [_differing(*each.saved) for each in cells], right=True),
-        Column(("allocated", allocated), [_differing(*each.allocated) for each in cells], right=True),
+        Column(("", "arm"), [each.arm for each in told]),
+        Column(("saved", saved), [_differing(*each.saved) for each in told], right=True),
+        Column(("allocated", allocated), [_differing(*each.allocated) for each in told], right=True),
         *_steps(findings),
-        Column(("", "verdict"), [each.verdict for each in cells]),
+        Column(("", "verdict"), [each.verdict for each in told]),
     ]
 
 
 def _bare(findings: list[Finding]) -> list[Column]:
     """Say measured sizes alone; what was expected instead stands with the reasons below."""
-    cells = [_words.cells(each, _words.BARE) for each in findings]
+    told = [_words.cells(each, _words.BARE) for each in findings]
     columns = _merged(findings)
-    columns[1] = replace(columns[1], cells=[each.saved[1] for each in cells])
-    columns[2] = replace(columns[2], cells=[each.allocated[1] for each in cells])
+    columns[1] = replace(columns[1], cells=[each.saved[1] for each in told])
+    columns[2] = replace(columns[2], cells=[each.allocated[1] for each in told])
     return columns
-
-
-def _shortened(column: Column, by: int) -> Column:
-    width = max(LEAST_NAME, column.width - by)
-    return replace(column, cells=[_cut(cell, width) for cell in column.cells])
 
 
 def _differing(expected: str, measured: str) -> str:
@@ -180,10 +179,6 @@ def _total(columns: Sequence[Column]) -> int:
     return sum(column.width for column in columns) + GAP * (len(columns) - 1)
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
 def _table(columns: list[Column], findings: list[Finding]) -> Table:
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim")
     for column in columns:
@@ -194,6 +189,16 @@ def _table(columns: list[Column], findings: list[Finding]) -> Table:
         row[-1].stylize(STYLES[finding.status])
         table.add_row(*row)
     return table
+
+
+def _list(console: Console, columns: list[Column], findings: list[Finding]) -> None:
+    """Print the cells of each arm below its name, where no table fits."""
+    arms, *numbers, verdicts = columns
+    for index, finding in enumerate(findings):
+        _folded(console, f"{arms.cells[index]}  {verdicts.cells[index]}", STYLES[finding.status])
+        rows = [(" ".join(filter(None, each.head)), each.cells[index]) for each in numbers]
+        for line in align(rows, width=console.width - GAP):
+            console.print(Text(" " * GAP + line), no_wrap=True)
 
 
 def _folded(console: Console, text: str, style: str) -> None:

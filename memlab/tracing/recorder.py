@@ -13,11 +13,12 @@ from pathlib import Path
 from memlab import trend, watching
 from memlab.cards import Card
 from memlab.tracing import holders, makeup
-from memlab.tracing.script import Stop
+from memlab.tracing.script import Stop, exit_code
 from memlab.tracing.since import Since
 from memlab.tracing.steps import TOLD, Steps
 from memlab.tracing.trace import (
     ENOUGH,
+    EXITED,
     FAILED,
     FINISHED,
     INTERRUPTED,
@@ -215,10 +216,12 @@ def is_milestone(step: int) -> bool:
 
 def how(error: BaseException | None) -> str:
     """Say in a word how a run ended."""
-    if error is None or (isinstance(error, SystemExit) and not error.code):
-        return FINISHED
     if isinstance(error, Stop):
         return STOPPED
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    return OUT_OF_MEMORY if out_of_memory(error) is not None else FAILED
+    if isinstance(error, SystemExit) and exit_code(error) == 0:
+        return FINISHED
+    if out_of_memory(error) is not None:
+        return OUT_OF_MEMORY
+    return FINISHED if error is None else EXITED if isinstance(error, SystemExit) else FAILED

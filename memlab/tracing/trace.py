@@ -12,8 +12,9 @@ from typing import Any
 from memlab.report import NotAReport, parsed, read_text, whole, write_atomically
 
 FORMAT, VERSION = "memlab trace", 1
-FINISHED, STOPPED, INTERRUPTED, OUT_OF_MEMORY, FAILED = "finished", "stopped", "interrupted", "out of memory", "failed"
-ENDS = (FINISHED, STOPPED, INTERRUPTED, OUT_OF_MEMORY, FAILED)
+FINISHED, STOPPED, EXITED, INTERRUPTED = "finished", "stopped", "exited", "interrupted"
+OUT_OF_MEMORY, FAILED = "out of memory", "failed"
+ENDS = (FINISHED, STOPPED, EXITED, INTERRUPTED, OUT_OF_MEMORY, FAILED)
 OUTSIDE = "outside of modules"
 WARMUP = 3  # steps that are not judged: lazily created state, caches that fill once
 ENOUGH = 6  # points after them that a verdict on growth needs
