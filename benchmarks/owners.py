@@ -1,4 +1,4 @@
-"""How long one `memlab.owners()` takes: beside a heap of so many Python objects, and on a graph of so many nodes.
+"""How long one `memlab.owners()` takes: beside many Python objects, with many tensors, and on a graph of many nodes.
 
     python benchmarks/owners.py
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,12 @@ from torch import Tensor
 import memlab
 from memlab.doctor import machine
 from memlab.node_names import saved_by
+from memlab.origins import storage_key
+from memlab.ownership.survey import survey
 
 COUNTS = (0, 300_000, 1_000_000)
 NODES = (100_000, 1_000_000)
+TENSORS = 100_000
 STEPS = {"y = y + 1": lambda y: y + 1, "y = y.exp()": torch.exp}
 
 
@@ -29,12 +33,34 @@ class Thing:
         self.numbers, self.by_name = [number], {"pair": (number, [number])}
 
 
+class Holder:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+STORES: dict[str, Callable[[list[Tensor]], Any]] = {
+    "one list": list,
+    "one dict": lambda tensors: dict(enumerate(tensors)),
+    "ten lists in a list": lambda tensors: [tensors[start::10] for start in range(10)],
+    "an object for each, in a list": lambda tensors: [Holder(each) for each in tensors],
+}
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "plain": torch.ones_like,
+    "(x * 2).sum(), a graph each": lambda x: (x * 2).sum(),
+    "x.exp(), a graph each that saves": torch.exp,
+}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     print("\n".join(f"{key}: {value}" for key, value in machine("cpu").items()), end="\n\n")
     print("| objects in the heap | seconds (best of 3) |\n|---:|---:|")
     for count in COUNTS:
         beside(count)
+    print(f"\n| {TENSORS:,} tensors | held by | seconds (best of 3) | on the CPU | all read |\n|---|---|---:|---:|---|")
+    for text, op in KINDS.items():
+        for store in STORES:
+            many(text, op, store)
     print("\n| graph | nodes | look | seconds | nodes read | bare loop, seconds |\n|---|---:|---|---:|---:|---:|")
     for text, op in STEPS.items():
         for nodes in NODES:
@@ -53,6 +79,24 @@ def beside(count: int) -> None:
         assert (owner.name, owner.elements) == ("losses", len(losses))
     print(f"| {len(gc.get_objects()):,} | {min(taken):.2f} |", flush=True)
     del things
+
+
+def many(text: str, op: Callable[[Tensor], Tensor], store: str) -> None:
+    x = torch.ones(2, requires_grad=text != "plain")
+    tensors = [op(x) for _ in range(TENSORS)]
+    made = {storage_key(each): 8 for each in tensors} if text == "plain" else {}
+    held = STORES[store](tensors)
+    del tensors
+    taken, worked = [], []
+    for _ in range(3):
+        began, at_work = time.perf_counter(), time.thread_time()
+        (owner,) = survey(made=made, seconds=2.0).owners  # with nothing in ``made``, what `memlab.owners()` does
+        taken.append(time.perf_counter() - began)
+        worked.append(time.thread_time() - at_work)
+        assert (owner.name, owner.elements) == ("held", TENSORS)
+    read = "yes" if owner.complete else "no"
+    print(f"| {text} | {store} | {min(taken):.2f} | {min(worked):.2f} | {read} |", flush=True)
+    del held
 
 
 def deep(text: str, op: Callable[[Tensor], Tensor], nodes: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import cached_property
 from types import CodeType
 from typing import Any
@@ -55,13 +55,20 @@ class Births:
             self._storages[key] = birth(storage), new, storage.nbytes()
 
     @cached_property
-    def _totals(self) -> dict[tuple[int, Place], tuple[int, int]]:
-        """New bytes and bytes, by set of holders and place."""
-        found: dict[tuple[int, Place], tuple[int, int]] = {}
+    def _totals(self) -> dict[int, dict[Place, tuple[int, int]]]:
+        """New bytes and bytes by place, for each holder's bit."""
+        alike: defaultdict[tuple[int, Place], list[int]] = defaultdict(lambda: [0, 0])
         for key, (place, new, nbytes) in self._storages.items():
-            alike = self._masks[key], place
-            before = found.get(alike, (0, 0))
-            found[alike] = before[0] + new, before[1] + nbytes
+            sizes = alike[self._masks[key], place]
+            sizes[0] += new
+            sizes[1] += nbytes
+        found: defaultdict[int, dict[Place, tuple[int, int]]] = defaultdict(dict)
+        for (mask, place), (new, nbytes) in alike.items():
+            while mask:
+                bit = mask & -mask
+                before = found[bit].get(place, (0, 0))
+                found[bit][place] = before[0] + new, before[1] + nbytes
+                mask ^= bit
         return found
 
     def of(self, bit: int) -> str:
@@ -69,10 +76,5 @@ class Births:
 
         ``unknown`` where no ledger that remembers it saw most of it. To be asked once all storages are noted.
         """
-        new: Counter[Place] = Counter()
-        total: Counter[Place] = Counter()
-        for (mask, place), sizes in self._totals.items():
-            if mask & bit:
-                new[place] += sizes[0]
-                total[place] += sizes[1]
-        return origins.describe(*max(total, key=lambda place: (new[place], total[place]), default=NOWHERE))
+        totals = self._totals.get(bit, {})
+        return origins.describe(*max(totals, key=lambda place: totals[place], default=NOWHERE))

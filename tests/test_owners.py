@@ -349,3 +349,14 @@ memlab.owners()
 gc.collect()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+class Losses(list):
+    pass
+
+
+def test_an_attribute_of_a_list_belongs_to_the_list(make):
+    losses = Losses()
+    vars(losses)["last"] = make()
+    assert [(owner.name, owner.kind) for owner in owners()] == [("losses", "local")]
+    losses.clear()

@@ -36,12 +36,18 @@ class Links:
     down: defaultdict[int, set[int]]
     up: defaultdict[int, list[int]]
     spaces: MutableMapping[int, int]
+    dicts: set[int] = field(default_factory=set)  # holders that may be somebody's ``__dict__``
 
-    def link(self, holder: Any, held: int) -> None:
+    def link(self, holder: Any, held: list[int]) -> None:
+        """Say that ``holder`` holds what has these ids, each named once."""
         self.things[id(holder)] = holder
-        if held not in self.down[id(holder)]:
-            self.down[id(holder)].add(held)
-            self.up[held].append(id(holder))
+        if type(holder) is dict:
+            self.dicts.add(id(holder))
+        known = self.down[id(holder)]
+        fresh = [each for each in held if each not in known] if known else held
+        known.update(fresh)
+        for each in fresh:
+            self.up[each].append(id(holder))
 
     def unlink(self, holder: Any, held: int) -> None:
         self.down[id(holder)].discard(held)
@@ -71,7 +77,7 @@ class Alike:
         for group in self._groups.values():
             for bearer in group.values() if len(group) >= _FEWEST else ():
                 for held in bearer.held.keys() - bearer.linked:
-                    self._links.link(bearer.thing, held)
+                    self._links.link(bearer.thing, [held])
                     bearer.linked.add(held)
                     fresh.add(id(bearer.thing))
         self.passed |= fresh

@@ -7,6 +7,7 @@ that has a name is a name of its own, unless a container was passed on the way: 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from types import FunctionType, TracebackType
 from typing import Any
 
@@ -37,10 +38,13 @@ class Assignment:
         self._open: defaultdict[int, int] = defaultdict(int)
         self._sealed: defaultdict[int, int] = defaultdict(int)
         self._labels: dict[tuple[int, int], str] = {}
+        self._labels_in: dict[int, dict[int, str | None]] = {}
         self._spread()
-        self.masks = {each: self._open[each] | self._sealed[each] for each in climb.things}
+        self.masks = dict(self._sealed)
+        for each, mask in self._open.items():
+            self.masks[each] = self.masks.get(each, 0) | mask
         self.joined: dict[Key, list[Key]] = {key: [key] for key in self.keys}
-        self.single = dict(self.masks)
+        self.single = self.masks
         self._join_alike()
 
     def holds(self, key: Key, thing: int) -> bool:
@@ -57,6 +61,7 @@ class Assignment:
         return self._bits[key]
 
     def _spread(self) -> None:
+        """Spread names of their own first, and from where these end what belongs to a container's, or the like."""
         waiting = []
         named = [(each, names) for each, names in self.climb.names.items() if each in self.climb.things]
         for each, names in named:
@@ -68,28 +73,50 @@ class Assignment:
             holder = waiting.pop()
             if holder in self.climb.spaces:
                 continue  # whose dict it is has spread through it already
-            for held, is_open, is_sealed in self._passed_on(holder):
-                before = self._open[held], self._sealed[held]
-                self._open[held] |= is_open
-                self._sealed[held] |= is_sealed
-                if before != (self._open[held], self._sealed[held]):
+            for held, is_open in self._passed_on(holder):
+                if is_open & ~self._open[held]:
+                    self._open[held] |= is_open
                     waiting.append(held)
+        self._seal()
 
-    def _passed_on(self, holder: int) -> list[tuple[int, int, int]]:
-        thing, is_open, is_sealed = self.climb.things[holder], self._open[holder], self._sealed[holder]
+    def _passed_on(self, holder: int) -> list[tuple[int, int]]:
+        """Return what a name goes on to, itself or as an attribute's; note what belongs to a container's name."""
+        thing, is_open = self.climb.things[holder], self._open[holder]
         if look.is_a(thing, *look.CONTAINERS):
-            return [(held, 0, is_open | is_sealed) for held in self.climb.down[holder]]
+            self._sealed[holder] |= is_open
+            return []
         passed = []
         for held, attribute in self.attributes_of(holder):
-            if attribute is None or not is_open or is_open & self._bits.get(LAST_ERROR, 0):
-                passed.append((held, is_open, is_sealed))
+            if attribute is None or is_open & self._bits.get(LAST_ERROR, 0):
+                passed.append((held, is_open))
             elif type(self.climb.things[held]) is type(thing) and not look.is_a(thing, nn.Module, Tensor):
-                passed.append((held, 0, is_open | is_sealed))  # linked elements are a container, too
+                self._sealed[held] |= is_open  # linked elements are a container, too
             else:
                 key = ("attribute", holder, attribute)
                 self.attributes[key] = (holder, attribute)
-                passed.append((held, self._bit(key), is_sealed))
+                passed.append((held, self._bit(key)))
         return passed
+
+    def _seal(self) -> None:
+        """Spread containers' names over all that lies below, whatever it is called there."""
+        down, sealed, spaces = self.climb.down, self._sealed, self.climb.spaces
+        waiting = [each for each in sealed if each in down and each not in spaces]
+        while waiting:
+            holder = waiting.pop()
+            mask = sealed[holder]
+            for held in self._below(holder):
+                known = sealed.get(held, 0)
+                if mask & ~known:
+                    sealed[held] = known | mask
+                    if held in down and held not in spaces:
+                        waiting.append(held)
+
+    def _below(self, holder: int) -> Iterable[int]:
+        """Return what an object holds, itself or in its ``__dict__``."""
+        down, thing = self.climb.down, self.climb.things[holder]
+        if look.is_a(thing, nn.Module) or not self.climb.spaces.keys().isdisjoint(down[holder]):
+            return [held for held, _ in self.attributes_of(holder)]
+        return down[holder]
 
     def attributes_of(self, holder: int) -> list[tuple[int, str | None]]:
         """Return what ``holder`` holds, with the attribute's name; None where it only passes on what it holds."""
@@ -116,11 +143,11 @@ class Assignment:
         return [(each, self.attribute_in(held, each)) for each in self.climb.down[held]]
 
     def attribute_in(self, space: int, held: int) -> str:
-        label = self._labels.get((space, held))
-        if label is None:
-            things = self.climb.things
-            label = self._labels[space, held] = look.key_of(things[space], held) or "?"
-        return label
+        labels = self._labels_in.get(space)
+        if labels is None:
+            labels = look.keys_of(self.climb.things[space], self.climb.down[space])
+            self._labels_in[space] = labels
+        return labels.get(held) or "?"
 
     def attribute(self, holder: int, held: int) -> str:
         label = self._labels.get((holder, held))
@@ -145,13 +172,22 @@ class Assignment:
         if not joined:
             return
         several = sum(joined)
-        for each, mask in self.masks.items():
-            if mask & several:
-                rest = mask & ~several
-                for bit, to in joined.items():
-                    if mask & bit:
-                        rest |= to
-                self.masks[each] = rest
+        self.masks = {each: _with_joined(mask, several, joined) for each, mask in self.single.items()}
+
+
+def _with_joined(mask: int, several: int, joined: dict[int, int]) -> int:
+    """Return a mask in which each of ``several`` bits is replaced by the one that it is joined to."""
+    found = mask & ~several
+    for bit in bits(mask & several):
+        found |= joined[bit]
+    return found
+
+
+def bits(mask: int) -> Iterator[int]:
+    while mask:
+        low = mask & -mask
+        yield low
+        mask ^= low
 
 
 def _has_attributes(thing: Any) -> bool:

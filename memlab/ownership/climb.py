@@ -32,6 +32,15 @@ MOST = 300_000  # objects to climb through
 LRU_CACHE = type(functools.lru_cache(lambda: None))
 _OWN = (hooks.Packed, deep.Cut, Heap, frames.Ended)
 GENERATORS = {GeneratorType: "generator", CoroutineType: "coroutine", AsyncGeneratorType: "coroutine"}
+_SPECIAL = frozenset(
+    id(each)
+    for each in (
+        *_OWN,
+        *GENERATORS,
+        *(CodeType, FrameType, FunctionType, CellType, LRU_CACHE),
+        *(ModuleType, type, Tensor, _thread._local),
+    )
+)
 
 Key = tuple[Any, ...]
 LAST_ERROR: Key = ("sys", "last")
@@ -95,33 +104,46 @@ class Climb:
 
     def _rise(self, level: set[int]) -> set[int]:
         """Find all holders of this level; return those that have no name and are to be asked next."""
-        for each in level:
-            self.names[each].extend(self._frames.get(each, ()))
+        for each in level & self._frames.keys():
+            self.names[each].extend(self._frames[each])
         found = self.heap.holders(level)
         for each in level & self._extra.keys():
             found.extend((holder, [each]) for holder in self._extra[each])
         found.sort(key=lambda pair: id(pair[0]) not in self._modules)  # who has a name must be known first
         fresh: set[int] = set()
         for holder, held in found:
-            for each in held:
-                if self._leads_to(holder, each):
-                    self._links.link(holder, each)
-                    if not self._is_named_object(each):  # else the name is where climbing ends
-                        fresh.add(id(holder))
+            passed = self._passed_by(holder, held)
+            if passed:
+                self._links.link(holder, passed)
+                # What is named by now is where climbing ends.
+                if self.names.keys().isdisjoint(passed) or not all(map(self._is_named_object, passed)):
+                    fresh.add(id(holder))
         fresh -= self._risen
         fresh |= self._alike.rise()  # again, where what has a name of its own was no way on before
         self._risen |= fresh
         return fresh
 
+    def _passed_by(self, holder: Any, held: list[int]) -> list[int]:
+        """Record what ``holder`` is to what it holds; return to which of that the way leads on through it."""
+        if id(holder) in self._modules:
+            self._name_globals(holder, set(held), self._modules[id(holder)])
+            return []
+        if not look.once("only holds", type(holder), _only_holds):
+            return [each for each in held if self._leads_to(holder, each)]
+        self._note_space(holder, held)
+        return held
+
+    def _note_space(self, holder: Any, held: list[int]) -> None:
+        for each in () if self._links.dicts.isdisjoint(held) else held:
+            if each in self._links.dicts and id(look.dict_of(holder)) == each:
+                self.spaces[each] = id(holder)
+
     def _leads_to(self, holder: Any, held: int) -> bool:
         """Record what ``holder`` is to ``held``; tell whether the way leads on through it, and not to a name."""
         kind = type(holder)
-        if look.is_exactly(holder, *_OWN, CodeType) or id(holder) in self.heap.without:
+        if look.is_exactly(holder, *_OWN, CodeType):
             return False
         if kind is FrameType and (frames.is_own(holder.f_code) or frames.has_ended(holder)):
-            return False
-        if id(holder) in self._modules:
-            self._name_global(holder, held, self._modules[id(holder)])
             return False
         if kind is FunctionType:
             return self._function(holder, held)
@@ -144,29 +166,25 @@ class Climb:
         if look.is_a(holder, _thread._local) and type(self.things[held]) is dict:
             for space in self.down[held]:  # in between lies a dict with one ``__dict__`` for each thread
                 self.spaces[space] = id(holder)
-                self._links.link(holder, space)
+                self._links.link(holder, [space])
         if kind is CellType:
             for name in self._cell_locals.get(held, ()):
                 self.names[id(holder)].append(_renamed(name, ("cell", id(holder))))
-        if type(self.things[held]) is dict and id(look.dict_of(holder)) == held:
-            self.spaces[held] = id(holder)
+        self._note_space(holder, [held])
         return True
 
     def _is_named_object(self, held: int) -> bool:
+        if not self.names.get(held) or held in self._alike.passed:
+            return False
         thing = self.things[held]
-        return (
-            bool(self.names.get(held))
-            and held not in self._alike.passed
-            and not look.is_a(thing, *look.CONTAINERS)
-            and not look.is_exactly(thing, *look.PASSING)
-        )
+        return not look.is_a(thing, *look.CONTAINERS) and not look.is_exactly(thing, *look.PASSING)
 
-    def _name_global(self, space: dict[Any, Any], held: int, module: str) -> None:
+    def _name_globals(self, space: dict[Any, Any], held: set[int], module: str) -> None:
         for key, value in look.items(space):
-            if id(value) == held and type(key) is str:
+            if id(value) in held and type(key) is str:
                 shell = module == "__main__" and (key.startswith("_") or key in ("Out", "In"))
                 is_last_error = module == "sys" and key in ("last_value", "last_exc", "last_traceback", "last_type")
-                self.names[held].append(
+                self.names[id(value)].append(
                     Name(
                         text="sys.last_value" if is_last_error else key,
                         where="the last error" if is_last_error else f"global of {module}",
@@ -193,8 +211,8 @@ class Climb:
             return False
         elif held == id(function.__globals__):
             module = function.__globals__.get("__name__")
-            for child in list(self.down[held]):
-                self._name_global(function.__globals__, child, module if type(module) is str else "a namespace")
+            about = module if type(module) is str else "a namespace"
+            self._name_globals(function.__globals__, self.down[held], about)
         elif held == id(function.__kwdefaults__):
             for argument, value in look.items(function.__kwdefaults__ or {}):
                 self._name_default(function, argument, value, about)
@@ -266,6 +284,11 @@ def _local(name: str, where: str, kind: str, key: Key, rank: float, holder: Any 
 
 def _renamed(name: Name, key: Key) -> Name:
     return Name(name.text, name.where, name.kind, key, name.rank, name.root)
+
+
+def _only_holds(kind: type) -> bool:
+    """Whether what an object of this type holds is held by it, and there is no more to it."""
+    return not look.is_node(kind) and _SPECIAL.isdisjoint(map(id, look.mro(kind)))
 
 
 def _module_dicts() -> dict[int, str]:

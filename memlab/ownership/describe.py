@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _thread
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from types import CellType, FrameType, FunctionType, TracebackType
 from typing import Any
@@ -33,12 +33,11 @@ class Words:
 
     def __init__(self, climb: Climb, assignment: Assignment) -> None:
         self._climb, self._assignment = climb, assignment
-        self._named: dict[Key, Name] = {}
-        for names in climb.names.values():
+        self._named: defaultdict[Key, list[tuple[int, Name]]] = defaultdict(list)
+        for thing, names in climb.names.items():
             for name in names:
-                known = self._named.get(name.key)
-                if known is None or name.rank < known.rank:
-                    self._named[name.key] = name
+                self._named[name.key].append((thing, name))
+        self._attributes: dict[int, defaultdict[str | None, set[int]]] = {}
         self._prefixes: dict[int, tuple[str, Name | None]] = {}
 
     def name(self, key: Key) -> Name:
@@ -47,9 +46,13 @@ class Words:
         best = min(parts, key=lambda name: name.rank)
         return best if len(parts) == 1 else self._common(parts)
 
+    def names(self, key: Key) -> list[Name]:
+        """Return all names of a key; of an attribute's, none."""
+        return [name for _, name in self._named.get(key, ())]
+
     def _single(self, key: Key) -> Name:
         if key in self._named:
-            return self._named[key]
+            return min(self.names(key), key=lambda name: name.rank)
         holder, attribute = self._assignment.attributes[key]
         prefix, root = self._prefix(holder)
         kind = type(self._climb.things[holder])
@@ -196,8 +199,15 @@ class Words:
     def _targets(self, key: Key) -> set[int]:
         if key in self._assignment.attributes:
             holder, attribute = self._assignment.attributes[key]
-            return {held for held, name in self._assignment.attributes_of(holder) if name == attribute}
-        return {each for each, names in self._climb.names.items() if any(name.key == key for name in names)}
+            return self._attributes_of(holder)[attribute]
+        return {thing for thing, _ in self._named.get(key, ())}
+
+    def _attributes_of(self, holder: int) -> defaultdict[str | None, set[int]]:
+        if holder not in self._attributes:
+            found = self._attributes[holder] = defaultdict(set)
+            for held, attribute in self._assignment.attributes_of(holder):
+                found[attribute].add(held)
+        return self._attributes[holder]
 
     def _down(self, thing: int, below: dict[int, int]) -> Iterator[int]:
         while below[thing] != -1:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from memlab.ownership.owner import Owner
 from memlab.ownership.survey import Survey
 
+Text = TypeVar("Text", bound=tuple[str, ...])
 Pinned = tuple[int, int, int]  # bytes, nodes, elements
 NOTHING: Pinned = (0, 0, 0)
 
@@ -18,29 +20,32 @@ def growing(early: Survey | None, late: Survey, steps: int) -> tuple[Owner, ...]
     A name whose object was replaced meanwhile is known again by its text, and several of one text, such as a closure's
     cell made in every step, are one owner. Without an early look, all counts as grown.
     """
-    before: dict[tuple[str, str], Pinned] = {}
-    if early is not None:
-        for owner, key in zip(early.owners, early.keys, strict=True):
-            before[_text(owner)] = _sum(before.get(_text(owner), NOTHING), (*early.pinned[key], owner.elements))
-    after: dict[tuple[str, str], Pinned] = {}
-    alike: dict[tuple[str, str], list[Owner]] = {}
-    for owner, key in zip(late.owners, late.keys, strict=True):
-        after[_text(owner)] = _sum(after.get(_text(owner), NOTHING), (*late.pinned[key], owner.elements))
-        alike.setdefault(_text(owner), []).append(owner)
+    before = {} if early is None else {text: pinned for text, (_, pinned) in named(early, _text).items()}
     found = []
-    for text, several in alike.items():
+    for text, (owner, after) in named(late, _text).items():
         grown, more, elements = (
-            round((now - then) / steps) for now, then in zip(after[text], before.get(text, NOTHING), strict=True)
+            round((now - then) / steps) for now, then in zip(after, before.get(text, NOTHING), strict=True)
         )
         if grown > 0 or more > 0:
-            owner = dataclasses.replace(together(several), bytes_per_step=grown, nodes_per_step=more)
+            owner = dataclasses.replace(owner, bytes_per_step=grown, nodes_per_step=more)
             found.append(dataclasses.replace(owner, elements_per_step=elements))
     return tuple(
         sorted(found, key=lambda owner: (-owner.bytes_per_step, -owner.nodes_per_step, -owner.exclusive_bytes))
     )
 
 
-def together(several: Sequence[Owner]) -> Owner:
+def named(found: Survey, name: Callable[[Owner], Text]) -> dict[Text, tuple[Owner, Pinned]]:
+    """Return owners by ``name``, those of one as one, with what they pin together."""
+    alike: dict[Text, list[Owner]] = {}
+    pinned: dict[Text, Pinned] = {}
+    for owner, key in zip(found.owners, found.keys, strict=True):
+        text = name(owner)
+        alike.setdefault(text, []).append(owner)
+        pinned[text] = _sum(pinned.get(text, NOTHING), (*found.pinned[key], owner.elements))
+    return {text: (_together(several), pinned[text]) for text, several in alike.items()}
+
+
+def _together(several: Sequence[Owner]) -> Owner:
     """Return owners of one name and kind, such as the cells of many closures, as one: what they pin adds up."""
     if len(several) == 1:
         return several[0]

@@ -51,12 +51,12 @@ class Heap:
     def holders(self, targets: set[int]) -> list[tuple[Any, list[int]]]:
         """Return every object that refers to one of ``targets``, with the targets that it refers to."""
         found = []
-        for chunk in np.unique(np.searchsorted(self._starts, self._places(targets), "right") - 1).tolist():
+        chunks = np.searchsorted(self._starts, self._places(targets), "right") - 1
+        for chunk in chunks[np.flatnonzero(np.diff(chunks, prepend=-1))].tolist():
             for thing in self.objects[chunk * _CHUNK : (chunk + 1) * _CHUNK]:
-                referents = gc.get_referents(thing)
-                if targets.isdisjoint(map(id, referents)) or id(thing) in self.without:
-                    continue
-                found.append((thing, list({id(each): None for each in referents if id(each) in targets})))
+                held = dict.fromkeys(filter(targets.__contains__, map(id, gc.get_referents(thing))))
+                if held and id(thing) not in self.without:
+                    found.append((thing, list(held)))
         return found
 
     def count(self, targets: set[int]) -> dict[int, int]:
@@ -71,11 +71,14 @@ class Heap:
         return dict(zip(ids[places].tolist(), self._references[places].tolist(), strict=True))
 
     def _places(self, targets: set[int]) -> NDArray[np.intp]:
+        """Return where in all references one of ``targets`` stands, in ascending order."""
         wanted = np.fromiter(targets, dtype=np.intp, count=len(targets))
         table = np.zeros(_HASHES, dtype=np.bool_)
         table[_hash(wanted)] = True
         places: NDArray[np.intp] = np.flatnonzero(table[self._hashes])
-        found: NDArray[np.intp] = places[np.isin(self._ids[places], wanted)]
+        ids = self._ids[places]
+        wanted.sort()
+        found: NDArray[np.intp] = places[wanted.take(np.searchsorted(wanted, ids), mode="clip") == ids]
         return found
 
 

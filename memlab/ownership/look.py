@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from types import CellType, FrameType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_mro = type.__dict__["__mro__"].__get__
+mro = type.__dict__["__mro__"].__get__
 _namespace = type.__dict__["__dict__"].__get__
 _qualname = type.__dict__["__qualname__"].__get__
 _module_dict = _namespace(ModuleType)["__dict__"].__get__
 _name = type.__dict__["__name__"].__get__
 # By id, for a metaclass may define __hash__; with the type itself, so that the id stays. `forget` lets the types go.
-_known: dict[tuple[str, int], tuple[type, Any]] = {}
+_known: dict[tuple[Any, int], tuple[type, Any]] = {}
 
 SEQUENCES: tuple[tuple[type, Any], ...] = (
     (list, list.__iter__),
@@ -54,8 +54,11 @@ def qualified(kind: type) -> str:
 
 def is_a(thing: Any, *kinds: type) -> bool:
     """Tell by type alone, which ``isinstance`` does not."""
-    mro = _mro(type(thing))
-    return any(each is kind for each in mro for kind in kinds)
+    kind = type(thing)
+    known = _known.get((kinds, id(kind)))
+    if known is None:
+        known = _known[kinds, id(kind)] = (kind, any(each is one for each in mro(kind) for one in kinds))
+    return bool(known[1])
 
 
 def is_exactly(thing: Any, *kinds: type) -> bool:
@@ -66,15 +69,16 @@ def is_exactly(thing: Any, *kinds: type) -> bool:
 
 def is_node(kind: type) -> bool:
     """Tell the types of autograd nodes."""
-    return bool(_once("node", kind, _find_node))
+    return bool(once("node", kind, _find_node))
 
 
 def _find_node(kind: type) -> bool:
-    entries = (_namespace(each).get("next_functions") for each in _mro(kind))
+    entries = (_namespace(each).get("next_functions") for each in mro(kind))
     return any(type(entry) is GetSetDescriptorType for entry in entries)
 
 
-def _once(what: str, kind: type, find: Callable[[type], Any]) -> Any:
+def once(what: str, kind: type, find: Callable[[type], Any]) -> Any:
+    """Return what ``find`` says of a type; it is asked once for each until `forget`."""
     known = _known.get((what, id(kind)))
     if known is None:
         known = _known[what, id(kind)] = (kind, find(kind))
@@ -94,7 +98,7 @@ def dict_of(thing: Any) -> dict[Any, Any] | None:
     if is_a(thing, ModuleType):
         found = _module_dict(thing)
         return found if is_a(found, dict) else None
-    descriptor = _once("dict", kind, _find_dict)
+    descriptor = once("dict", kind, _find_dict)
     try:
         found = None if descriptor is None else descriptor.__get__(thing)
     except Exception:
@@ -108,13 +112,13 @@ def class_dict(kind: type) -> Any:
 
 
 def _find_dict(kind: type) -> Any:
-    entries = (_namespace(each).get("__dict__") for each in _mro(kind))
+    entries = (_namespace(each).get("__dict__") for each in mro(kind))
     return next((entry for entry in entries if is_exactly(entry, GetSetDescriptorType, MemberDescriptorType)), None)
 
 
 def members(thing: Any) -> Iterator[tuple[str, Any]]:
     """Yield slots and other attributes that lie in the object itself, such as an exception's traceback."""
-    for name, entry in _once("members", type(thing), _find_members):
+    for name, entry in once("members", type(thing), _find_members):
         try:
             yield name, entry.__get__(thing)
         except Exception:  # an empty slot
@@ -122,15 +126,15 @@ def members(thing: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _find_members(kind: type) -> list[tuple[str, Any]]:
-    mro = _mro(kind)
+    bases = mro(kind)
     known = (
         (MemberDescriptorType, GetSetDescriptorType)
-        if any(each is BaseException for each in mro)
+        if any(each is BaseException for each in bases)
         else (MemberDescriptorType,)
     )
     return [
         (name, entry)
-        for each in mro
+        for each in bases
         for name, entry in list(_namespace(each).items())
         if is_exactly(entry, *known) and name not in ("__dict__", "__weakref__", "__class__")
     ]
@@ -155,10 +159,13 @@ def items(mapping: dict[Any, Any]) -> list[tuple[Any, Any]]:
 
 def key_of(mapping: dict[Any, Any], target: int) -> str | None:
     """Return the last key, as text, whose value is the object with this id."""
-    for key, value in reversed(items(mapping)):
-        if id(value) == target:
-            return key if type(key) is str else None
-    return None
+    return keys_of(mapping, {target}).get(target)
+
+
+def keys_of(mapping: dict[Any, Any], targets: Set[int]) -> dict[int, str | None]:
+    """As `key_of`, of several objects in one pass: by their ids."""
+    found = ((id(value), key) for key, value in items(mapping))
+    return {each: key if type(key) is str else None for each, key in found if each in targets}
 
 
 def place_in(container: Any, target: int) -> str:

@@ -7,9 +7,10 @@ import math
 import sysconfig
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from memlab.births import Births
 from memlab.ownership import anchors, look
 from memlab.ownership.alive import Garbage
 from memlab.ownership.anchors import Anchors
-from memlab.ownership.assign import Assignment
+from memlab.ownership.assign import Assignment, bits
 from memlab.ownership.climb import Climb, Key, Name
 from memlab.ownership.describe import Words
 from memlab.ownership.heap import Heap
@@ -112,19 +113,24 @@ class _Look:
         self._ages = {id(each): node._sequence_nr() for each, node in zip(found.things, found.nodes, strict=True)}
         self._births = Births()
         self._loose = Loose(self._climb, self._assignment, graphs, self._numbers, self._garbage)
+        self._storages = dict(_storages(found.plain))
 
     def survey(self, tensor: Tensor | None) -> Survey:
         holders, reached = self._loose.settle()
         totals = self._graphs.totals(reached)
         wanted = self._keeping(tensor, reached)
+        alone = (id(each) for each in self._found.plain if id(each) not in self._numbers)
+        holders.update((each, self._assignment.of(each)) for each in alone)
         plain = self._plain(holders)
         pinned = self._pinned(holders, reached)
         self._note_births(holders)
+        held_by = _held_by(holders)
+        groups = _by_owner(totals)
         found = []
         for bit, key in enumerate(self._loose.keys):
             mask = 1 << bit
-            shares = {group: each for group, each in totals.items() if group & mask}
-            held = [each for each, holds in holders.items() if holds & mask]
+            shares = {group: totals[group] for group in groups.get(mask, ())}
+            held = held_by(mask)
             if (shares or plain.get(mask)) and held and (wanted is None or wanted & mask):
                 found.append((self._owner(key, mask, shares, held, plain), key))
         found.sort(key=lambda pair: _order(pair[0]))
@@ -143,35 +149,35 @@ class _Look:
         """For each owner's bit: bytes of plain tensors' storages, by the set of owners that hold them."""
         masks: defaultdict[int, int] = defaultdict(int)
         sizes: dict[int, int] = {}
-        for each in self._found.plain:
-            key = origins.storage_key(each)
-            if key is not None and id(each) not in self._numbers:
-                masks[key] |= self._assignment.of(id(each))
-                sizes[key] = each.untyped_storage().nbytes()
-        found: defaultdict[int, Counter[int]] = defaultdict(Counter)
+        for each, (key, size) in self._storages.items():
+            if each not in self._numbers:
+                masks[key] |= holders[each]
+                sizes[key] = size
+        nbytes: Counter[int] = Counter()
         for key, mask in masks.items():
+            nbytes[mask] += sizes[key]
+        found: defaultdict[int, Counter[int]] = defaultdict(Counter)
+        for mask, size in nbytes.items():
             for bit in bits(mask):
-                found[bit][mask] += sizes[key]
-        for each in self._found.plain:
-            if id(each) not in self._numbers:
-                holders.setdefault(id(each), self._assignment.of(id(each)))
+                found[bit][mask] = size
         return found
 
     def _pinned(self, holders: dict[int, int], reached: list[int]) -> Callable[[Key], tuple[int, int]]:
         masks: defaultdict[int, int] = defaultdict(int, self._graphs.storages(reached))
-        for each in self._found.plain:
-            key = origins.storage_key(each)
-            if key is not None:
-                masks[key] |= holders.get(id(each), 0) | self._assignment.of(id(each))
+        for each, (key, _) in self._storages.items():
+            masks[key] |= holders.get(each, 0) | self._assignment.of(each)
         nbytes: Counter[int] = Counter()
         for key, mask in masks.items():
             if key in self._made:
                 nbytes[mask] += self._made[key]
         nodes = Counter(reached)
+        numbers = {key: number for number, key in enumerate(self._loose.keys)}
+        by_bytes, by_nodes = _by_owner(nbytes), _by_owner(nodes)
 
         def pinned(key: Key) -> tuple[int, int]:
-            bit = 1 << self._loose.keys.index(key)
-            return sum(n for mask, n in nbytes.items() if mask & bit), sum(n for mask, n in nodes.items() if mask & bit)
+            bit = 1 << numbers[key]
+            held, reaching = by_bytes.get(bit, ()), by_nodes.get(bit, ())
+            return sum(nbytes[mask] for mask in held), sum(nodes[mask] for mask in reaching)
 
         return pinned
 
@@ -233,29 +239,53 @@ class _Look:
         known = self._loose.freed_by_gc(key)
         if known is not None:
             return known
-        roots = [each.root for names in self._climb.names.values() for each in names if each.key == key] or [name.root]
+        roots = [each.root for each in self._words.names(key)] or [name.root]
         return all(root is not None and self._garbage.is_garbage(root) for root in roots)
 
 
+def _storages(tensors: list[Tensor]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yield the ``id()`` of each tensor that has a storage, with the storage's key and bytes."""
+    for each in tensors:
+        key = origins.storage_key(each)
+        if key is not None:
+            yield id(each), (key, each.untyped_storage().nbytes())
+
+
+def _held_by(holders: dict[int, int]) -> Callable[[int], list[int]]:
+    """Return what finds the objects that one owner (a bit) holds: many have the same owners, which are asked once."""
+    objects = list(holders)
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for place, mask in enumerate(holders.values()):
+        groups[mask].append(place)
+
+    by_owner = _by_owner(groups)
+
+    def held(bit: int) -> list[int]:
+        places = chain.from_iterable(groups[mask] for mask in by_owner.get(bit, ()))
+        return [objects[place] for place in sorted(places)]
+
+    return held
+
+
+def _by_owner(masks: Iterable[int]) -> dict[int, list[int]]:
+    """Return for each owner, as a bit, the sets of owners that it is in."""
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for mask in masks:
+        for bit in bits(mask):
+            found[bit].append(mask)
+    return found
+
+
 def is_number(thing: Any) -> bool:
-    """Whether a thing is a 0-dim tensor; no code of a subclass runs."""
-    with torch._C.DisableTorchFunctionSubclass():
-        return look.is_a(thing, Tensor) and not _dimensions(thing)
+    """Whether a thing is a 0-dim tensor."""
+    return look.is_a(thing, Tensor) and not _dimensions(thing)
 
 
 def made_by(thing: Any) -> tuple[str, ...]:
     """Return the name of a tensor's node, or of a node, and the names of those that it leads to."""
-    with torch._C.DisableTorchFunctionSubclass():
-        node = thing.grad_fn if look.is_a(thing, Tensor) else thing
+    node = thing.grad_fn if look.is_a(thing, Tensor) else thing
     following = [each for each, _ in node.next_functions if each is not None]
     return tuple(each.name().removeprefix("torch::autograd::") for each in (node, *following))
-
-
-def bits(mask: int) -> Iterator[int]:
-    while mask:
-        low = mask & -mask
-        yield low
-        mask ^= low
 
 
 def _order(owner: Owner) -> tuple[Any, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from memlab.node_names import READS_PACKED
 from memlab.ownership import Owner
 from memlab.ownership.frames import Ended
-from memlab.ownership.growing import together
+from memlab.ownership.growing import named
 from memlab.ownership.search import SECONDS
 from memlab.ownership.survey import survey
 from memlab.patterns import TENSORS, Clue, recognise
@@ -54,19 +53,14 @@ def find(
     with Ended(error):
         found = survey(tensor, made, seconds=SECONDS)
     earlier = {_key(each): each for each in before}
-    alike: dict[Key, list[Owner]] = {}
-    pinned: Counter[Key] = Counter()
-    for owner, key in zip(found.owners, found.keys, strict=True):
-        alike.setdefault(_key(owner), []).append(owner)
-        pinned[_key(owner)] += found.pinned[key][0]
     records = []
-    for name, several in alike.items():
-        owner, known, per_step = together(several), earlier.get(name), 0
+    for name, (owner, (pinned, _, _)) in named(found, _key).items():
+        known, per_step = earlier.get(name), 0
         if known is not None:
-            per_step = _rate(owner, pinned[name], step, known, within)
+            per_step = _rate(owner, pinned, step, known, within)
         elif not before and since is not None:
-            per_step = _rate_since(owner, pinned[name], step - since)
-        records.append(_held(owner, pinned[name], step, known, per_step))
+            per_step = _rate_since(owner, pinned, step - since)
+        records.append(_held(owner, pinned, step, known, per_step))
     records.sort(key=_weight)
     return [*map(_with_statement, records[:MOST]), *records[MOST:]]
 
