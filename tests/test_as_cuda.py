@@ -19,6 +19,7 @@ from memlab.as_cuda.reductions import buffers
 from memlab.as_cuda.workspaces import workspace_bytes
 from memlab.experiment import find, load
 from memlab.probes import cuda as cuda_probe
+from memlab.probes.saved import Saved
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.ops.aten, "_fused_rms_norm_backward"), reason="this torch is older than CUDA's operators of today"
@@ -369,9 +370,9 @@ def test_gru_cells_are_fused_and_have_the_values_and_gradients_of_the_cpu():
 
 def test_a_gru_cell_keeps_five_times_its_state():
     cell, x = nn.GRUCell(8, 16), torch.zeros(4, 8)
-    with as_on(), memlab.watch() as seen:
+    with as_on() as storages, Saved(storages) as saved:
         state = cell(x, torch.zeros(4, 16))
-        kept = [line.bytes for line in seen.saved.lines if line.node == "ThnnFusedGruCellBackward0"]
+        kept = [line.bytes for line in saved.lines if line.node == "ThnnFusedGruCellBackward0"]
     assert max(kept) == 5 * 16 * 4 * 4  # as torch 2.13's CUDA build allocates it
     del state
 

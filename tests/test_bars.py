@@ -150,7 +150,8 @@ def test_what_is_not_known_is_named_and_leaves_no_bar():
 
 
 @pytest.mark.parametrize("kind", ["bar", "unknown", "high", "exact"])
-def test_what_people_see_fits_80_columns(kind):
+def test_what_people_see_fits_80_columns(kind, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     found = Prediction("train.py", "fits", card="24 GiB", total=24 << 30, allocated=1 << 30)
     names = [f"_a_rather_long_operator_name_{index}" for index in range(9)]
     if kind == "bar":
@@ -158,6 +159,7 @@ def test_what_people_see_fits_80_columns(kind):
     elif kind != "exact":
         setattr(found, kind, names)
     out = io.StringIO()
+    out.isatty = lambda: True
     _prediction.show(found, out)
     assert max(map(len, out.getvalue().splitlines())) <= 80
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from memlab.as_cuda.checked import ABOVE, BOUNDS, EXACT
 from memlab.as_cuda.scratch import nbytes
 from memlab.hooks import tensors_in
-from memlab.outputs import VIEW, outputs_of
+from memlab.outputs import LIFTED, VIEW, outputs_of
 
 OPEN = {
     "aten.convolution.default": "cuDNN's convolutions",
@@ -64,7 +64,7 @@ def open_of(operator: Any) -> str | None:
 def is_exact(operator: Any) -> bool:
     """Tell whether nothing of the operator differed in any comparison."""
     name = str(operator)
-    return name not in OPEN and (name in EXACT or name.startswith(NO_KERNEL) or outputs_of(operator) == VIEW)
+    return name not in OPEN and (name in EXACT or name.startswith(NO_KERNEL) or outputs_of(operator) in (VIEW, LIFTED))
 
 
 def over_of(operator: Any) -> str:

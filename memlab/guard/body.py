@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from memlab import dispatch
+from memlab import dispatch, kernel
 from memlab.allocator import OutOfMemory
 from memlab.guard.given import given_storages
 from memlab.guard.limits import Limits
@@ -100,6 +100,6 @@ def _cut(error: BaseException) -> None:
     """Let the traceback end in the user's operator, where the card is full, and not inside memlab."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
-        if traceback.tb_next.tb_frame.f_code.co_filename == dispatch.__file__:
+        if traceback.tb_next.tb_frame.f_code.co_filename in (kernel.__file__, dispatch.__file__):
             traceback.tb_next = None
         traceback = traceback.tb_next
