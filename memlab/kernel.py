@@ -6,7 +6,8 @@ Python as well, and autograd takes every tensor for one of a subclass (``at::isT
 for it. Here it does what it does without memlab, and results/overhead.md says what that saves.
 
 Up to torch 2.13 the key has no other kernel; it was meant for ones from outside (pytorch #76139). Later it is to be
-torch's own (pytorch #183776): where it is, `is_available` is False, and a mode does the work.
+torch's own (pytorch #183776): where it is, `is_available()` is False, and a mode does the work. A mode does so, too, when
+functions were compiled before: torch.compile guards the keys of a thread, and would compile them again for ours.
 
 Which ledgers are open belongs to a thread, like the key. Both go along to the threads that run its backward, as all of
 torch's thread-local state does (at::ThreadLocalState).
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._guards import _TLS as _guards
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from memlab import node_names
 from memlab.operators import CLONE
@@ -34,6 +36,7 @@ from memlab.storage_ledger import StorageLedger
 _KEY = torch._C._dispatch_key_parse("Fake")
 _BELOW = torch._C._dispatch_keyset_full_after(_KEY)
 _IS_ABOVE_MODES = _KEY.value > torch._C.DispatchKey.Python.value  # up to torch 2.11 or 2.12
+_MODES_MAY_COMPILE = hasattr(TorchDispatchMode, "ignore_compile_internals")  # else nothing is compiled under a mode
 _OPEN = "memlab.kernel"  # the name of a thread's open ledgers in its thread-local state
 
 _sequence_nr = torch._C._autograd._get_sequence_nr
@@ -241,6 +244,15 @@ def _take_key() -> torch.library.Library | None:
 
 
 _others = _take_key()
-is_available = _others is not None
-if is_available:
+if _others is not None:
     learn_operators()
+
+
+def is_available() -> bool:
+    """Whether the kernel may be used now, for all that it would disturb."""
+    return _others is not None and not (_MODES_MAY_COMPILE and _have_compiled())
+
+
+def _have_compiled() -> bool:
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    return dynamo is not None and any(each is not None for each in dynamo.cached_backends.values())

@@ -53,7 +53,7 @@ class Storages:
             self.ledger = CardLedger(card, keep_peak=keep_peak, births=births)
         else:
             self.ledger = BirthLedger() if births else StorageLedger()
-        self._mode: Any = None if mode is None and kernel.is_available else (mode or Mode)(self.ledger)
+        self._mode: Any = None if mode is None and kernel.is_available() else (mode or Mode)(self.ledger)
         self._registrations: list[Any] = []
         self._is_open = False
 
