@@ -10,7 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from memlab.allocator import Allocator, OutOfMemory, check
 from memlab.allocator.settings import Settings
 from memlab.allocator.sizes import MIN_BLOCK_SIZE, SMALL_SIZE, allocation_size, round_size
-from memlab.allocator.stats import IN_USE
 
 MIB, GIB = 1 << 20, 1 << 30
 CONFS = (
@@ -149,12 +148,21 @@ def test_malloc_is_best_fit(calls: list[tuple[int, int, int]]) -> None:
 
 
 def in_use(card: Allocator) -> dict[str, int]:
-    """The current values of what malloc raises, read without touching the peaks."""
+    """The current values of what malloc raises, from the blocks alone."""
+    waiting = {id(block): block for queue in card.events.values() for block in queue}
+    pools = {"small_pool": (card.small_blocks,), "large_pool": (card.large_blocks,)}
+    pools["all"] = pools["small_pool"] + pools["large_pool"]
     found = {}
-    pools = (card.stats.small_pool, card.stats.large_pool)
-    for family, (up, down) in IN_USE.items():
-        small, large = (getattr(pool, up) - getattr(pool, down) for pool in pools)
-        found |= {f"{family}.all": small + large, f"{family}.small_pool": small, f"{family}.large_pool": large}
+    for scope, members in pools.items():
+        allocated = [block for block in card.live.values() if block.pool in members]
+        active = allocated + [block for block in waiting.values() if block.pool in members]
+        found |= {
+            f"allocation.{scope}": len(allocated),
+            f"allocated_bytes.{scope}": sum(block.size for block in allocated),
+            f"active.{scope}": len(active),
+            f"active_bytes.{scope}": sum(block.size for block in active),
+            f"requested_bytes.{scope}": sum(block.requested for block in active),
+        }
     return found
 
 

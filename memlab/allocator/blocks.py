@@ -40,18 +40,16 @@ class Block:
     __slots__ = (
         "active",  # from malloc until no stream can use it any more: allocated, or waiting for events
         "address",
-        "allocated",  # from malloc until free
         "born",  # the pool's count of searches when it was last put among the free blocks: its age for the collector
-        "event_count",
+        "event_count",  # for how many events it waits, freed but still active
         "expandable",
+        "free_list",  # where it is when it is free: it says which stream and which pool the block belongs to
         "mapped",
         "next",
         "order",  # breaks ties between blocks of one size, before the address does
-        "pool",
         "prev",
         "requested",  # by the last malloc that got it; a free block keeps the number
         "size",
-        "stream",
         "stream_uses",  # other streams on which it was used (record_stream)
     )
 
@@ -59,26 +57,35 @@ class Block:
         self,
         address: int,
         size: int,
-        stream: int,
-        pool: BlockPool,
+        free_list: FreeList,
         order: int,
         expandable: ExpandableSegment | None = None,
         mapped: bool = True,
     ) -> None:
         self.address = address
         self.size = size
-        self.stream = stream
-        self.pool = pool
+        self.free_list = free_list
         self.order = order
         self.expandable = expandable
         self.mapped = mapped
-        self.requested = 0
-        self.allocated = self.active = False
+        self.requested = self.event_count = self.born = 0
+        self.active = False
         self.prev: Block | None = None
         self.next: Block | None = None
         self.stream_uses: set[int] | None = None
-        self.event_count = 0
-        self.born = 0
+
+    @property
+    def pool(self) -> BlockPool:
+        return self.free_list.pool
+
+    @property
+    def stream(self) -> int:
+        return self.free_list.stream
+
+    @property
+    def allocated(self) -> bool:
+        """From malloc until free."""
+        return self.active and self.event_count == 0
 
     def is_split(self) -> bool:
         return self.prev is not None or self.next is not None
@@ -90,6 +97,27 @@ class Block:
             before.next = self
         if after is not None:
             after.prev = self
+
+    def cut_front(self, size: int) -> Block:
+        """Cut off the first size bytes as a block of their own. The rest keeps the old object."""
+        front = Block(self.address, size, self.free_list, self.order, self.expandable)
+        front.splice(self.prev, self)
+        self.address += size
+        self.size -= size
+        return front
+
+    def swallow(self, neighbour: Block) -> None:
+        """Grow over the block before or behind, which leaves the chain."""
+        self.size += neighbour.size
+        if self.prev is neighbour:
+            self.address = neighbour.address
+            before = self.prev = neighbour.prev
+            if before is not None:
+                before.next = self
+        else:
+            after = self.next = neighbour.next
+            if after is not None:
+                after.prev = self
 
 
 class BlockPool:
@@ -104,15 +132,11 @@ class BlockPool:
         self.unmapped: dict[int, list[tuple[int, Block]]] = {}  # by stream: expandable address space, by address
         self.searches = 0  # get_free_blocks_call_count: the collector's clock
 
-    def insert(self, block: Block) -> None:
-        block.born = self.searches
-        free = self.free.get(block.stream)
-        if free is None:
-            free = self.free[block.stream] = FreeList()
-        free.add(block)
-
-    def erase(self, block: Block) -> None:
-        self.free[block.stream].remove(block)
+    def free_list(self, stream: int) -> FreeList:
+        """Where the free blocks of a stream are, now or later."""
+        if stream not in self.free:
+            self.free[stream] = FreeList(self, stream)
+        return self.free[stream]
 
     def insert_unmapped(self, block: Block) -> None:
         insort(self.unmapped.setdefault(block.stream, []), (block.address, block))
@@ -134,17 +158,8 @@ def try_merge_blocks(block: Block, neighbour: Block | None) -> int:
     if neighbour is None or neighbour.active or neighbour.mapped is not block.mapped:
         return 0
     if neighbour.mapped:
-        block.pool.erase(neighbour)
+        neighbour.free_list.remove(neighbour)
     else:
-        block.pool.erase_unmapped(neighbour)
-    if block.prev is neighbour:
-        block.address = neighbour.address
-        block.prev = neighbour.prev
-        if block.prev is not None:
-            block.prev.next = block
-    else:
-        block.next = neighbour.next
-        if block.next is not None:
-            block.next.prev = block
-    block.size += neighbour.size
+        neighbour.pool.erase_unmapped(neighbour)
+    block.swallow(neighbour)
     return neighbour.size

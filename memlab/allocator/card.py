@@ -81,12 +81,10 @@ class Allocator(State):
         block = self.live.pop(address, None)
         if block is None:
             return _free_of_no_block(address)
-        block.allocated = False
-        block.pool.stats.freed(block.size)
         if self.trace is not None:
             self.trace.record("free_requested", address, block.requested, block.stream)
         if block.size >= self.settings.max_split_size:
-            self.stats.oversize_allocations.decrease(1)
+            self.stats.oversize_allocations.change(-1)
         if block.stream_uses:
             insert_events(self, block)
         else:

@@ -8,7 +8,7 @@ from memlab.allocator.blocks import Block, BlockPool
 from memlab.allocator.sizes import MIN_BLOCK_SIZE, SMALL_SIZE
 from memlab.allocator.snapshot import all_blocks
 from memlab.allocator.state import State
-from memlab.allocator.stats import IN_USE, SCOPES, STATS
+from memlab.allocator.stats import FAMILIES
 
 
 def check(card: State) -> None:
@@ -108,15 +108,15 @@ def _check_sums(card: State, pool: BlockPool, blocks: list[Block]) -> None:
 
 
 def _check_stats(card: State) -> None:
-    stats = card.stats.flat()
-    for family in (*IN_USE, *STATS):
+    stats, scopes = card.stats.flat(), tuple(card.stats.scopes)
+    for family in FAMILIES:
         for part in ("current", "allocated", "freed"):
-            whole, small, large = (stats[f"{family}.{scope}.{part}"] for scope in SCOPES)
+            whole, small, large = (stats[f"{family}.{scope}.{part}"] for scope in scopes)
             assert whole == small + large, f"{family}.{part}: all is {whole}, the pools make {small + large}"
-        for scope in SCOPES:
+        for scope in scopes:
             peak, current = stats[f"{family}.{scope}.peak"], stats[f"{family}.{scope}.current"]
             assert peak >= current >= 0, f"{family}.{scope}: peak {peak}, current {current}"
-        whole, small, large = (stats[f"{family}.{scope}.peak"] for scope in SCOPES)
+        whole, small, large = (stats[f"{family}.{scope}.peak"] for scope in scopes)
         assert max(small, large) <= whole <= small + large, f"{family}: peaks disagree"
     assert stats["active_bytes.all.peak"] >= stats["allocated_bytes.all.peak"], "more was allocated than active"
     assert card.device.used == card.reserved, "the device and the allocator disagree on what is reserved"

@@ -12,7 +12,6 @@ from __future__ import annotations
 from memlab.allocator.blocks import Block, BlockPool, ExpandableSegment, try_merge_blocks
 from memlab.allocator.sizes import SMALL_BUFFER
 from memlab.allocator.state import State
-from memlab.allocator.stats import decrease, increase
 
 
 def try_allocate_expandable_block(card: State, pool: BlockPool, size: int, stream: int) -> Block | None:
@@ -29,7 +28,7 @@ def try_allocate_expandable_block(card: State, pool: BlockPool, size: int, strea
         if not map_block(card, unmapped, min(size - block.size, unmapped.size)):
             return None
         block = unmapped  # it has swallowed the free block before it
-    pool.erase(block)
+    block.free_list.remove(block)
     return block
 
 
@@ -62,7 +61,7 @@ def _reserve(card: State, pool: BlockPool, stream: int) -> Block:
     total = card.device.total
     size = -(-(total + total // 8) // page) * page
     segment = ExpandableSegment(card.device.reserve(size), size, page)
-    block = Block(segment.address, size, stream, pool, card.next_order(), segment, mapped=False)
+    block = Block(segment.address, size, pool.free_list(stream), card.next_order(), segment, mapped=False)
     pool.insert_unmapped(block)
     return block
 
@@ -78,15 +77,15 @@ def map_block(card: State, block: Block, size: int) -> bool:
     block.mapped = True
     if mapped < block.size:
         rest = Block(
-            address + mapped, block.size - mapped, block.stream, pool, block.order, block.expandable, mapped=False
+            address + mapped, block.size - mapped, block.free_list, block.order, block.expandable, mapped=False
         )
         rest.splice(block, block.next)
         pool.insert_unmapped(rest)
         block.size = mapped
     try_merge_blocks(block, block.prev)
     try_merge_blocks(block, block.next)
-    pool.insert(block)
-    increase(pool.stats.reserved_bytes, mapped)
+    block.free_list.add(block)
+    pool.stats.change("reserved_bytes", mapped)
     card.stats.num_device_alloc += 1
     if card.trace is not None:
         card.trace.record("segment_map", address, mapped, block.stream)
@@ -100,18 +99,18 @@ def unmap_block(card: State, block: Block) -> None:
     address, unmapped = segment.pages_inside(block.address, block.size)
     if unmapped == 0:
         return
-    pool.erase(block)
+    block.free_list.remove(block)
     for at, size in ((block.address, address - block.address), (address + unmapped, _end(block) - address - unmapped)):
         if size > 0:
-            rest = Block(at, size, block.stream, pool, block.order, segment)
+            rest = Block(at, size, block.free_list, block.order, segment)
             rest.splice(*((block.prev, block) if at < address else (block, block.next)))
-            pool.insert(rest)
+            rest.free_list.add(rest)
     block.address, block.size, block.mapped = address, unmapped, False
     try_merge_blocks(block, block.prev)
     try_merge_blocks(block, block.next)
     pool.insert_unmapped(block)
     card.device.give_back(unmapped)
-    decrease(pool.stats.reserved_bytes, unmapped)
+    pool.stats.change("reserved_bytes", -unmapped)
     card.stats.num_device_free += 1
     if card.trace is not None:
         card.trace.record("segment_unmap", address, unmapped, block.stream)

@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memlab.allocator.blocks import Block
+    from memlab.allocator.blocks import Block, BlockPool
 
 
 class FreeList:
-    __slots__ = ("by_size", "sizes")
+    __slots__ = ("by_size", "is_small", "pool", "sizes", "stats", "stream")
 
-    def __init__(self) -> None:
+    def __init__(self, pool: BlockPool, stream: int) -> None:
+        self.pool = pool
+        self.stream = stream
+        self.is_small = pool.is_small
+        self.stats = pool.stats
         self.sizes: list[int] = []  # ascending, each once
         # Best block last, where a list gives it up for nothing: hence the minus. No two addresses are equal.
         self.by_size: dict[int, list[tuple[int, int, Block]]] = {}
@@ -29,6 +33,7 @@ class FreeList:
         return self.at_least(0)
 
     def add(self, block: Block) -> None:
+        block.born = self.pool.searches
         entry = (-block.order, -block.address, block)
         same_size = self.by_size.get(block.size)
         if same_size is None:

@@ -12,7 +12,6 @@ from memlab.allocator.release import (
 )
 from memlab.allocator.sizes import allocation_size
 from memlab.allocator.state import State
-from memlab.allocator.stats import increase
 
 
 class Want:
@@ -76,11 +75,11 @@ def _cuda_malloc(card: State, want: Want) -> Block | None:
     if not card.device.take(want.allocation):
         return None
     address = card.device.reserve(want.allocation)
-    block = Block(address, want.allocation, want.stream, want.pool, card.next_order())
-    increase(want.pool.stats.segment, 1)
-    increase(want.pool.stats.reserved_bytes, block.size)
+    block = Block(address, want.allocation, want.pool.free_list(want.stream), card.next_order())
+    want.pool.stats.change("segment", 1)
+    want.pool.stats.change("reserved_bytes", block.size)
     if block.size >= card.settings.max_split_size:
-        card.stats.oversize_segments.increase(1)
+        card.stats.oversize_segments.change(1)
     card.stats.num_device_alloc += 1
     if card.trace is not None:
         card.trace.record("segment_alloc", address, block.size, block.stream)

@@ -6,7 +6,6 @@ from memlab.allocator.blocks import Block, BlockPool
 from memlab.allocator.expandable import unmap_block
 from memlab.allocator.settings import UNLIMITED
 from memlab.allocator.state import State
-from memlab.allocator.stats import decrease
 from memlab.allocator.streams import synchronize_and_free_events
 
 
@@ -33,11 +32,11 @@ def release_block(card: State, block: Block) -> None:
     if card.trace is not None:
         card.trace.record("segment_free", block.address, block.size, block.stream)
     card.device.give_back(block.size)
-    decrease(block.pool.stats.segment, 1)
-    decrease(block.pool.stats.reserved_bytes, block.size)
+    block.pool.stats.change("segment", -1)
+    block.pool.stats.change("reserved_bytes", -block.size)
     if block.size >= card.settings.max_split_size:
-        card.stats.oversize_segments.decrease(1)
-    block.pool.erase(block)
+        card.stats.oversize_segments.change(-1)
+    block.free_list.remove(block)
 
 
 def release_available_cached_blocks(card: State, pool: BlockPool, size: int, stream: int) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from memlab.allocator.blocks import Block, BlockPool, try_merge_blocks
 from memlab.allocator.sizes import MIN_BLOCK_SIZE, SMALL_SIZE
 from memlab.allocator.state import State
-from memlab.allocator.stats import change, decrease, increase
 
 
 def get_free_block(card: State, pool: BlockPool, size: int, stream: int) -> Block | None:
@@ -63,42 +62,38 @@ def should_split(card: State, block: Block, size: int) -> bool:
     Where it is not, the block is handed out whole and counts whole as allocated.
     """
     remaining = block.size - size
-    if block.pool.is_small or card.settings.expandable_segments:
+    if block.free_list.is_small or card.settings.expandable_segments:
         return remaining >= MIN_BLOCK_SIZE
     return remaining > SMALL_SIZE and size < card.settings.max_split_size
 
 
 def alloc_found_block(card: State, block: Block, size: int, requested: int) -> int:
     """Hand out the front of a block that is in no free list (DeviceCachingAllocator::alloc_found_block)."""
-    pool = block.pool
-    stats = pool.stats
     was_split = block.prev is not None or block.next is not None
+    inactive_split = inactive_split_bytes = 0  # what changes of the free blocks that share their segment
     if should_split(card, block, size):
         rest = block  # it keeps the old object, and with it the old requested size
-        block = Block(rest.address, size, rest.stream, pool, rest.order, rest.expandable)
-        block.splice(rest.prev, rest)
-        rest.address += size
-        rest.size -= size
-        pool.insert(rest)
+        block = rest.cut_front(size)
+        rest.free_list.add(rest)
         if block.expandable is not None:
             pass  # never inactive_split: whole pages of an expandable segment can always be returned
         elif was_split:
-            decrease(stats.inactive_split_bytes, size)
+            inactive_split_bytes = -size
         else:
-            increase(stats.inactive_split_bytes, rest.size)
-            increase(stats.inactive_split, 1)
-    elif was_split and block.expandable is None:
-        decrease(stats.inactive_split_bytes, block.size)
-        decrease(stats.inactive_split, 1)
+            inactive_split, inactive_split_bytes = 1, rest.size
+    else:
+        size = block.size
+        if was_split and block.expandable is None:
+            inactive_split, inactive_split_bytes = -1, -size
 
-    block.allocated = block.active = True
+    block.active = True
     block.requested = requested
     card.live[block.address] = block
     if card.trace is not None:
         card.trace.record("alloc", block.address, requested, block.stream)
-    stats.malloced(block.size, requested)
-    if block.size >= card.settings.max_split_size:
-        card.stats.oversize_allocations.increase(1)
+    block.free_list.stats.write((1, size, requested, inactive_split, inactive_split_bytes))
+    if size >= card.settings.max_split_size:
+        card.stats.oversize_allocations.change(1)
     return block.address
 
 
@@ -106,18 +101,20 @@ def free_block(card: State, block: Block) -> None:
     """No stream uses the block any more: merge it with its free neighbours (DeviceCachingAllocator::free_block)."""
     if card.trace is not None:
         card.trace.record("free_completed", block.address, block.requested, block.stream)
-    stats = block.pool.stats
     size = block.size
     merged = merged_bytes = 0
     for neighbour in (block.prev, block.next):
-        gained = try_merge_blocks(block, neighbour)
-        if gained:
-            merged += 1
-            merged_bytes += gained
+        if neighbour is not None and not neighbour.active:  # most are active: the call is saved
+            gained = try_merge_blocks(block, neighbour)
+            if gained:
+                merged += 1
+                merged_bytes += gained
     block.active = False
-    block.pool.insert(block)
+    block.free_list.add(block)
+    inactive_split = inactive_split_bytes = 0
     if block.expandable is None:
-        is_split = block.prev is not None or block.next is not None
-        change(stats.inactive_split, is_split - merged)
-        change(stats.inactive_split_bytes, (block.size if is_split else 0) - merged_bytes)
-    stats.completed(size, block.requested)
+        inactive_split, inactive_split_bytes = -merged, -merged_bytes
+        if block.prev is not None or block.next is not None:
+            inactive_split += 1
+            inactive_split_bytes += block.size
+    block.free_list.stats.write((-1, -size, -block.requested, inactive_split, inactive_split_bytes))

@@ -27,7 +27,6 @@ class State:
         self.trace: Trace | None = None
         self.ties_by_segment = tie_break == "segment"
         self.segments_made = 0
-        self._reserved = self.stats.stats["reserved_bytes"][0]
 
     def next_order(self) -> int:
         """The place of a new segment among blocks of equal size (registration_counter)."""
@@ -37,33 +36,29 @@ class State:
     @property
     def allocated(self) -> int:
         """Bytes of the blocks in use: torch.cuda.memory_allocated()."""
-        small, large = self.stats.small_pool, self.stats.large_pool
-        return small.malloc_bytes - small.free_bytes + large.malloc_bytes - large.free_bytes
+        return self.stats.total("allocated_bytes").current
 
     @property
     def peak_allocated(self) -> int:
         """torch.cuda.max_memory_allocated()."""
-        self.stats.settle()
-        return self.stats.peaks.allocated_bytes
+        return self.stats.total("allocated_bytes").peak
 
     @property
     def reserved(self) -> int:
         """Bytes of all segments: torch.cuda.memory_reserved()."""
-        return self._reserved.current
+        return self.stats.total("reserved_bytes").current
 
     @property
     def peak_reserved(self) -> int:
         """torch.cuda.max_memory_reserved()."""
-        return self._reserved.peak
+        return self.stats.total("reserved_bytes").peak
 
     @property
     def active(self) -> int:
         """Bytes in use or still waiting for another stream."""
-        small, large = self.stats.small_pool, self.stats.large_pool
-        return small.malloc_bytes - small.done_bytes + large.malloc_bytes - large.done_bytes
+        return self.stats.total("active_bytes").current
 
     @property
     def requested(self) -> int:
         """Bytes that were asked for, before rounding, in active blocks."""
-        small, large = self.stats.small_pool, self.stats.large_pool
-        return small.requested - small.done_requested + large.requested - large.done_requested
+        return self.stats.total("requested_bytes").current

@@ -20,6 +20,7 @@ def insert_events(card: State, block: Block) -> None:
         card.events.setdefault(stream, deque()).append(block)
         block.event_count += 1
     block.stream_uses = None
+    block.free_list.stats.wait(1, block.size)
 
 
 def process_events(card: State) -> None:
@@ -39,4 +40,6 @@ def finish_events(card: State) -> None:
         for block in card.events.pop(stream):
             block.event_count -= 1
             if block.event_count == 0:
+                size = block.size
                 free_block(card, block)
+                block.free_list.stats.wait(-1, -size)
