@@ -125,6 +125,12 @@ class _Looking(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def _unseen() -> Any:
+    """Hold off the kernel of `memlab.kernel`."""
+    keys = torch._C.DispatchKeySet(torch._C._dispatch_key_parse("Fake"))
+    return torch._C._ExcludeDispatchKeyGuard(keys)
+
+
 def learn() -> None:
     """Learn what autograd's own temporaries look like, once in a process, by a backward that nobody else sees.
 
@@ -133,7 +139,7 @@ def learn() -> None:
     if _TEMPORARY or torch._C._functorch.peek_interpreter_stack() is not None:
         return
     with ExitStack() as stack:
-        for context in (torch.inference_mode(False), torch.enable_grad(), torch._C.DisableTorchFunction()):
+        for context in (torch.inference_mode(False), torch.enable_grad(), torch._C.DisableTorchFunction(), _unseen()):
             stack.enter_context(context)
         stack.enter_context(_disable_current_modes())
         hook_stack.push(lambda tensor: tensor, lambda tensor: tensor)

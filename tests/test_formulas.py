@@ -16,6 +16,7 @@ from memlab import formulas
 from memlab.allocator import Allocator
 from memlab.as_cuda import Gpu
 from memlab.as_cuda.storages import CudaStorages
+from memlab.probes.storages import Storages
 
 CALLS = {
     "index": lambda x, rows: x[rows],
@@ -263,9 +264,9 @@ def test_what_a_temporary_looks_like_is_learned_unseen(monkeypatch):
             return func(*args, **(kwargs or {}))
 
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t) or t, lambda t: t)
-    with Recorder(), hooks, torch.device("meta"), torch.inference_mode():
+    with Storages() as storages, Recorder(), hooks, torch.device("meta"), torch.inference_mode():
         formulas.learn()
-    assert seen == [] and formulas._TEMPORARY.keys() == formulas.IN_PLACE.keys()
+    assert storages.peak == 0 and seen == [] and formulas._TEMPORARY.keys() == formulas.IN_PLACE.keys()
 
 
 def test_importing_runs_no_backward():
