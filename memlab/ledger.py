@@ -58,6 +58,7 @@ class SavedLedger:
         self._where = where
         self._attributes = where or storages is not None  # else only bytes are asked for, and bytes are cheap
         self._places = Places() if modules else None
+        self._asks_frames = self._attributes or modules
         self._files = origins.UserFiles(ignore) if ignore else origins.USER_FILES
         self._current = 0
         self._peak = 0
@@ -89,10 +90,7 @@ class SavedLedger:
             self.blind.add(f"tensors of layout {tensor.layout} have no single storage and are not counted")
             return None
         key: int = storage._cdata
-        try:
-            frame: FrameType | None = sys._getframe(2)  # what called into C++
-        except ValueError:  # a thread of the autograd engine
-            frame = None
+        frame = _frame_outside() if self._asks_frames else None
         with self._lock:
             if self._released:
                 self._settle()
@@ -143,6 +141,8 @@ class SavedLedger:
         return None
 
     def _origin(self, nbytes: int, kind: str, tensor: Tensor, op: Any, frame: FrameType | None) -> int:
+        if frame is None and op is None:
+            return self._plain_origin(nbytes, kind, tensor)
         code, instruction = origins.user_code(frame, self._files) if self._where else NO_CODE
         place = None
         if self._places is not None and (call := origins.module_call(frame)) is not None:
@@ -153,6 +153,13 @@ class SavedLedger:
         if index is None:
             origin = Origin(nbytes, kind, tensor.shape, tensor.dtype, tensor.device, op, code, instruction, place)
             index = self._known[alike] = self._new_index(origin)
+        return index
+
+    def _plain_origin(self, nbytes: int, kind: str, tensor: Tensor) -> int:
+        alike = (nbytes, kind, tensor.shape, tensor.dtype, tensor.device)
+        index = self._known.get(alike)
+        if index is None:
+            index = self._known[alike] = self._new_index(Origin(*alike, None, *NO_CODE, None))
         return index
 
     def _new_index(self, origin: Origin) -> int:
@@ -343,6 +350,14 @@ class SavedLedger:
             reading = self.reading()
             counted = [key for key, entry in list(self._entries.items()) if self._origins[entry & INDEX_MASK].counted]
             return group_lines((reading.line(key) for key in counted), what)
+
+
+def _frame_outside() -> FrameType | None:
+    """Return the frame that called into C++, which calls the pack hook, which calls `SavedLedger.add`."""
+    try:
+        return sys._getframe(3)
+    except ValueError:  # a thread of the autograd engine
+        return None
 
 
 def is_parameter(tensor: Tensor) -> bool:
