@@ -46,7 +46,7 @@ _watched = node_names.watched
 _include = torch._C._dispatch_tls_set_dispatch_key_included
 _is_included = torch._C._dispatch_tls_is_dispatch_key_included
 _open_here = torch._C._get_obj_in_tls
-_lock = threading.Lock()
+_lock = threading.RLock()  # a finalizer that runs inside may meet an operator, too
 
 
 def _takes_references_it_is_not_given() -> bool:
