@@ -11,14 +11,12 @@ from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memlab import formulas, node_names
+from memlab import formulas
 from memlab.bindings import call_of
-from memlab.operators import CLONE
-from memlab.outputs import FRESH, VIEW, WRITTEN, is_fresh, outputs_of
+from memlab.outputs import VIEW, WRITTEN, outputs_of
 from memlab.storage_ledger import StorageLedger
 
 Rule = Callable[["Mode", Any, Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -30,7 +28,6 @@ _library = torch.library.Library("aten", "FRAGMENT")
 _sequence_nr = torch._C._autograd._get_sequence_nr
 _grad_enabled = torch.is_grad_enabled
 _modes_below = torch._C._len_torch_dispatch_stack
-_watched = node_names.watched
 
 
 class Mode(TorchDispatchMode):
@@ -59,23 +56,14 @@ class Mode(TorchDispatchMode):
         rule = known[1] if known is not None else _rule_of(func)
         return rule(self, func, types, args, kwargs or {})
 
-    def see(self, func: Any, out: Tensor, sequence: int, outputs: int, args: tuple[Any, ...]) -> None:
-        """Account for one output of the operator ``func``; ``outputs`` is what `outputs_of` says of it."""
-        if outputs != VIEW:
-            self.ledger.see(out, sequence, is_fresh(out, outputs, args), func)
-
 
 class ThreadMode(Mode):
     """A `Mode` in a thread that may live on when the probe has ended."""
 
-    def __init__(self, ledger: StorageLedger, is_open: Callable[[], bool]) -> None:
-        super().__init__(ledger)
-        self._is_open = is_open
-
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if self._is_open():
+        if self.ledger.recording:
             return super().__torch_dispatch__(func, types, args, kwargs)
         return func(*args, **(kwargs or {}))
 
@@ -115,25 +103,13 @@ def _view_rule(func: Any) -> Rule:
 
 
 def _maker_rule(func: Any, outputs: int) -> Rule:
-    call, number, is_clone, is_fresh = call_of(func), id(func), func is CLONE, outputs == FRESH
+    call = call_of(func)
 
     def make(mode: Mode, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ledger, sequence, grad = mode.ledger, _sequence_nr(), _grad_enabled()
-        operators = ledger.here.operators
-        if _watched:
-            node_names.learn()
-        operators.runs(func, sequence, grad)
+        ledger.runs(func, sequence, grad)
         out = call(*args, **kwargs) if kwargs else call(*args)
-        if grad and sequence != operators.sequence and not is_clone:  # a node was made since the last operator
-            operators.sequence = sequence
-            if number not in node_names.done:
-                node_names.watch(func, out, sequence)
-        if is_fresh and isinstance(out, Tensor):
-            ledger.see(out, sequence, True, func)
-        else:
-            for each in out if isinstance(out, (tuple, list)) else (out,):
-                if isinstance(each, Tensor):
-                    mode.see(func, each, sequence, outputs, args)
+        ledger.has_run(func, args, out, sequence, grad, outputs)
         return out
 
     return make

@@ -18,8 +18,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,9 +27,7 @@ from torch import Tensor
 from torch._guards import _TLS as _guards
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memlab import node_names
-from memlab.operators import CLONE
-from memlab.outputs import DOUBTFUL, FRESH, VIEW, is_fresh, outputs_by, outputs_of
+from memlab.outputs import DOUBTFUL, VIEW, outputs_by, outputs_of
 from memlab.storage_ledger import StorageLedger
 
 _KEY = torch._C._dispatch_key_parse("Fake")
@@ -42,7 +39,6 @@ _OPEN = "memlab.kernel"  # the name of a thread's open ledgers in its thread-loc
 _sequence_nr = torch._C._autograd._get_sequence_nr
 _grad_enabled = torch.is_grad_enabled
 _modes = torch._C._len_torch_dispatch_stack
-_watched = node_names.watched
 _include = torch._C._dispatch_tls_set_dispatch_key_included
 _is_included = torch._C._dispatch_tls_is_dispatch_key_included
 _open_here = torch._C._get_obj_in_tls
@@ -110,27 +106,23 @@ _libraries: dict[str, torch.library.Library] = {}
 _sources = (0, 0, 0)  # where operators come from: looking for new ones takes 5 ms
 
 
-def open_ledger(ledger: StorageLedger) -> None:
-    """Let ``ledger`` see the operators of this thread from now on."""
-    learn_operators()
-    _set_open((*(_here.ledgers or ()), ledger))
+class Kernel:
+    """Lets a ledger see the operators of the thread that enters it, as a `memlab.dispatch.Mode` does."""
 
+    def __init__(self, ledger: StorageLedger) -> None:
+        self.ledger = ledger
 
-def close_ledger(ledger: StorageLedger) -> None:
-    """Let ``ledger`` no longer see this thread."""
-    if not _is_included(_KEY):
-        ledger.blind.add("what ran after the end of an inference_mode block that began before the watch was not seen")
-    _set_open(tuple(each for each in _here.ledgers or () if each is not ledger))
+    def __enter__(self) -> Kernel:
+        learn_operators()
+        _set_open((*(_here.ledgers or ()), self.ledger))
+        return self
 
-
-@contextmanager
-def opened(ledger: StorageLedger) -> Iterator[None]:
-    """Let a ledger that is open in another thread see this one, too."""
-    open_ledger(ledger)
-    try:
-        yield
-    finally:
-        close_ledger(ledger)
+    def __exit__(self, *error: object) -> None:
+        if not _is_included(_KEY):
+            self.ledger.blind.add(
+                "what ran after the end of an inference_mode block that began before the watch was not seen"
+            )
+        _set_open(tuple(each for each in _here.ledgers or () if each is not self.ledger))
 
 
 def _set_open(ledgers: tuple[StorageLedger, ...]) -> None:
@@ -147,7 +139,7 @@ def _kernel(known: _Operator, keyset: Any, *args: Any, **kwargs: Any) -> Any:
         ledgers = _open_here(_OPEN)
     sequence, grad = _sequence_nr(), _grad_enabled()
     for ledger in ledgers:
-        _begins(ledger, operator, sequence, grad)
+        ledger.runs(operator, sequence, grad)
         if _IS_ABOVE_MODES and _modes():
             ledger.blind.add("what a TorchDispatchMode makes beside an operator's outputs is not seen on this torch")
     _include(_KEY, False)  # not to see what the operator does inside
@@ -159,7 +151,7 @@ def _kernel(known: _Operator, keyset: Any, *args: Any, **kwargs: Any) -> Any:
     if getattr(_guards, "tracing_context", None) is None:
         for ledger in ledgers:
             if ledger.recording:  # else it is closed, and this thread goes on
-                _ran(ledger, operator, args, out, sequence, grad, known.outputs)
+                ledger.has_run(operator, args, out, sequence, grad, known.outputs)
     return out
 
 
@@ -169,30 +161,6 @@ def _with_number(operator: Any, keyset: Any, *args: Any, **kwargs: Any) -> Any:
         return operator._handle.redispatch_boxed(keyset, *args, **kwargs)
     with torch._C.DisableTorchFunction():
         return operator._op(*args, **kwargs)
-
-
-def _begins(ledger: StorageLedger, operator: Any, sequence: int, grad: bool) -> None:
-    """Tell a ledger that an operator is about to run; it was the turn of the node ``sequence``. Hot path."""
-    if _watched:
-        node_names.learn()
-    ledger.here.operators.runs(operator, sequence, grad)
-
-
-def _ran(
-    ledger: StorageLedger, operator: Any, args: tuple[Any, ...], out: Any, sequence: int, grad: bool, outputs: int
-) -> None:
-    """Tell a ledger what an operator returned; ``outputs`` is what `outputs_of` says of it. Hot path."""
-    operators = ledger.here.operators
-    if grad and sequence != operators.sequence and operator is not CLONE:  # a node was made since the last operator
-        operators.sequence = sequence
-        if id(operator) not in node_names.done:
-            node_names.watch(operator, out, sequence)
-    if outputs == FRESH and isinstance(out, Tensor):
-        ledger.see(out, sequence, True, operator)
-        return
-    for each in out if isinstance(out, (tuple, list)) else (out,):
-        if isinstance(each, Tensor):
-            ledger.see(each, sequence, is_fresh(each, outputs, args), operator)
 
 
 def learn_operators() -> list[str]:

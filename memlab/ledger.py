@@ -141,8 +141,6 @@ class SavedLedger:
         return None
 
     def _origin(self, nbytes: int, kind: str, tensor: Tensor, op: Any, frame: FrameType | None) -> int:
-        if frame is None and op is None:
-            return self._plain_origin(nbytes, kind, tensor)
         code, instruction = origins.user_code(frame, self._files) if self._where else NO_CODE
         place = None
         if self._places is not None and (call := origins.module_call(frame)) is not None:
@@ -153,13 +151,6 @@ class SavedLedger:
         if index is None:
             origin = Origin(nbytes, kind, tensor.shape, tensor.dtype, tensor.device, op, code, instruction, place)
             index = self._known[alike] = self._new_index(origin)
-        return index
-
-    def _plain_origin(self, nbytes: int, kind: str, tensor: Tensor) -> int:
-        alike = (nbytes, kind, tensor.shape, tensor.dtype, tensor.device)
-        index = self._known.get(alike)
-        if index is None:
-            index = self._known[alike] = self._new_index(Origin(*alike, None, *NO_CODE, None))
         return index
 
     def _new_index(self, origin: Origin) -> int:

@@ -23,7 +23,7 @@ _known: dict[int, tuple[Any, int]] = {}
 
 
 def outputs_of(func: Any) -> int:
-    """Return what an operator's outputs are: FRESH, VIEW, WRITTEN or DOUBTFUL."""
+    """Return what an operator's outputs are: FRESH, VIEW, WRITTEN, DOUBTFUL or LIFTED."""
     known = _known.get(id(func))
     if known is None:
         known = _known[id(func)] = func, _outputs_of(func)

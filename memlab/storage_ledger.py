@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memlab import node_names
 from memlab.allocator import Allocator
-from memlab.operators import Here
+from memlab.operators import CLONE, Here
+from memlab.outputs import FRESH, is_fresh
 
 MANY = 256  # events that may wait; more of these objects would let Python collect garbage more often
 
@@ -51,6 +53,26 @@ class StorageLedger:
         self._events: deque[Made] = deque()  # each storage when it is created, and again when it is released
         self._note = self._events.append  # atomic; a finalizer that waited for a lock could wait for ever
         self._lock = RLock()
+
+    def runs(self, operator: Any, sequence: int, grad: bool) -> None:
+        """An operator is about to run; ``sequence`` is the number of the next node. Hot path."""
+        if node_names.watched:
+            node_names.learn()
+        self.here.operators.runs(operator, sequence, grad)
+
+    def has_run(self, operator: Any, args: tuple[Any, ...], out: Any, sequence: int, grad: bool, outputs: int) -> None:
+        """It has returned ``out``; ``outputs`` is what `outputs_of` says of it, and not VIEW. Hot path."""
+        operators = self.here.operators
+        if grad and sequence != operators.sequence and operator is not CLONE:  # a node was made since the last one
+            operators.sequence = sequence
+            if id(operator) not in node_names.done:
+                node_names.watch(operator, out, sequence)
+        if outputs == FRESH and isinstance(out, Tensor):
+            self.see(out, sequence, True, operator)
+            return
+        for each in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(each, Tensor):
+                self.see(each, sequence, is_fresh(each, outputs, args), operator)
 
     def see(self, tensor: Tensor, sequence: int, fresh: bool, op: Any = None) -> None:
         """Account for an output of the operator ``op``; ``fresh`` when it is a storage of its own. Hot path.

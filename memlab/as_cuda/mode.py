@@ -18,7 +18,7 @@ from memlab.as_cuda.temporaries import KERNELS, aten
 from memlab.as_cuda.workspaces import PRODUCTS, in_backward, workspace_bytes
 from memlab.card_ledger import CardLedger
 from memlab.dispatch import Mode
-from memlab.outputs import FRESH, outputs_of
+from memlab.outputs import FRESH, VIEW, is_fresh, outputs_of
 
 _sequence_nr = torch._C._autograd._get_sequence_nr
 STAND_INS: dict[Any, Any] = {**attention.STAND_INS, **norms.STAND_INS, **cells.STAND_INS}
@@ -121,13 +121,17 @@ class CudaMode(Mode):
         outputs = FRESH if func is aten.lift_fresh.default else outputs_of(func)
         if isinstance(out, Tensor):
             if not (out.dim() == 0 and optimizers.on_host()):
-                self.see(func, out, sequence, outputs, args)
+                self._see_one(func, out, sequence, outputs, args)
         elif isinstance(out, (tuple, list)):
             host = HOST_OUTPUTS.get(func, ())
             places = list(enumerate(out))
             for index, each in reversed(places) if func in LAST_FIRST else places:
                 if isinstance(each, Tensor) and index not in host:
-                    self.see(func, each, sequence, outputs, args)
+                    self._see_one(func, each, sequence, outputs, args)
+
+    def _see_one(self, func: Any, out: Tensor, sequence: int, outputs: int, args: tuple[Any, ...]) -> None:
+        if outputs != VIEW:
+            self.ledger.see(out, sequence, is_fresh(out, outputs, args), func)
 
     def _look(self, before_backward: Callable[[], None]) -> None:
         task = torch._C._current_graph_task_id()
@@ -157,16 +161,16 @@ class CudaMode(Mode):
 class CudaThreadMode(CudaMode):
     """The same run in another thread, which may live on when the run has ended; backward's thread is one for all."""
 
-    def __init__(self, main: CudaMode, is_open: Callable[[], bool]) -> None:
+    def __init__(self, main: CudaMode) -> None:
         super().__init__(main.ledger, main.gpu)
         self.workspaces, self.bars, self.idle, self._ran = main.workspaces, main.bars, main.idle, main._ran
         self.before_backward = main.before_backward
-        self._main, self._is_open, self._own = main, is_open, ""
+        self._main, self._own = main, ""
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not self._is_open():
+        if not self.ledger.recording:
             return func(*args, **(kwargs or {}))
         out = super().__torch_dispatch__(func, types, args, kwargs)
         self._main.casts = self._main.casts or self.casts

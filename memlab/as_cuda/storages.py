@@ -64,8 +64,8 @@ class CudaStorages(Storages):
     @contextmanager
     def opened_in_thread(self) -> Iterator[None]:
         """Let this probe, which is open in another thread, see this one, too: as on the same card."""
-        mode = CudaThreadMode(self.mode, lambda: self._is_open)
-        with composites.in_thread(self.gpu, lambda: self._is_open), mode:
+        mode = CudaThreadMode(self.mode)
+        with composites.in_thread(self.gpu, lambda: self.ledger.recording), mode:
             yield
         with mode.ledger.alone:
             mode.leave_handle()

@@ -18,8 +18,12 @@ from memlab.allocator import Allocator
 from memlab.births import BirthLedger
 from memlab.card_ledger import CardLedger
 from memlab.dispatch import Mode, ThreadMode
+from memlab.kernel import Kernel
 from memlab.origins import storage_key
 from memlab.storage_ledger import StorageLedger
+
+# What sees a ledger's storages in its own thread, and in others that may live on when it is closed.
+IN_THREAD: dict[type, Callable[[StorageLedger], Any]] = {Kernel: Kernel, Mode: ThreadMode}
 
 
 class Storages:
@@ -53,49 +57,39 @@ class Storages:
             self.ledger = CardLedger(card, keep_peak=keep_peak, births=births)
         else:
             self.ledger = BirthLedger() if births else StorageLedger()
-        self._mode: Any = None if mode is None and kernel.is_available() else (mode or Mode)(self.ledger)
+        self._mode: Any = (mode or (Kernel if kernel.is_available() else Mode))(self.ledger)
         self._registrations: list[Any] = []
-        self._is_open = False
 
     def __enter__(self) -> Storages:
         self._registrations = [
             register_module_parameter_registration_hook(self._mark("parameter")),
             register_module_buffer_registration_hook(self._mark("buffer")),
         ]
-        if self._mode is None:
-            kernel.open_ledger(self.ledger)
-        else:
-            self._mode.__enter__()
-        self._is_open = self.ledger.recording = True
+        self._mode.__enter__()
+        self.ledger.recording = True
         return self
 
     def __exit__(self, *error: object) -> None:
         self.learn_operators()
-        self._is_open = self.ledger.recording = False
-        if self._mode is None:
-            kernel.close_ledger(self.ledger)
-        else:
-            self._mode.__exit__(*error)
+        self.ledger.recording = False
+        self._mode.__exit__(*error)
         for registration in self._registrations:
             registration.remove()
 
     @contextmanager
     def opened_in_thread(self) -> Iterator[None]:
         """Let this probe, which is open in another thread, see this one, too."""
-        if self._mode is None:
-            with kernel.opened(self.ledger):
-                yield
-            return
-        if type(self._mode) is not Mode:
+        in_thread = IN_THREAD.get(type(self._mode))
+        if in_thread is None:
             self.ledger.blind.add("threads that were started meanwhile are not seen under a history")
             yield
             return
-        with ThreadMode(self.ledger, lambda: self._is_open):
+        with in_thread(self.ledger):
             yield
 
     def learn_operators(self) -> None:
         """See operators that were defined while the probe was open, from now on."""
-        late = kernel.learn_operators() if self._mode is None else []
+        late = kernel.learn_operators() if type(self._mode) is Kernel else []
         if late:
             self.ledger.blind.add(f"not seen before the next step after they were defined: operators {', '.join(late)}")
 
