@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from memlab.patterns import TENSORS
 from memlab.tracing.trace import Held, Moment, Trace, load, module_text
@@ -85,25 +86,22 @@ class Side:
 def compare(one: Side, other: Side) -> Comparison:
     """Set two moments side by side."""
     before, after = one.moment, other.moment
-    first, second = _grouped(before), _grouped(after)
-    changes = [
-        Change(*key, first.get(key, 0), second.get(key, 0))
-        for key in dict.fromkeys([*first, *second])
-        if first.get(key, 0) != second.get(key, 0)
-    ]
+    changes = [Change(*key, *totals) for key, *totals in _differing(_grouped(before), _grouped(after))]
     changes.sort(key=lambda change: (-abs(change.bytes), change.line))
     return Comparison((one.name, other.name), (before.saved, after.saved), changes, _piles(one.owners, other.owners))
 
 
 def _piles(before: Iterable[Held], after: Iterable[Held]) -> list[Pile]:
-    first, second = _rates(before), _rates(after)
     places = {each.name: " ".join(each.place).strip() for each in (*before, *after)}
-    piles = [
-        Pile(name, places[name], first.get(name, 0), second.get(name, 0))
-        for name in dict.fromkeys([*first, *second])
-        if first.get(name, 0) != second.get(name, 0)
-    ]
+    piles = [Pile(name, places[name], *rates) for name, *rates in _differing(_rates(before), _rates(after))]
     return sorted(piles, key=lambda pile: (-abs(pile.bytes), pile.name))
+
+
+def _differing(before: dict[Any, int], after: dict[Any, int]) -> Iterator[tuple[Any, int, int]]:
+    """Yield each key whose number is another afterwards, with both; a number that is missing is 0."""
+    for key in dict.fromkeys([*before, *after]):
+        if before.get(key, 0) != after.get(key, 0):
+            yield key, before.get(key, 0), after.get(key, 0)
 
 
 def _rates(owners: Iterable[Held]) -> dict[str, int]:
