@@ -21,10 +21,11 @@ from torch.utils.data import DataLoader
 
 import memlab
 from memlab import cli
-from memlab.births import NOWHERE, Births, birth
+from memlab.births import NOWHERE, birth
 from memlab.guard import texts
 from memlab.origins import describe
 from memlab.ownership import Owner
+from memlab.ownership.born import Births
 from memlab.probes.history import History
 from memlab.probes.storages import Storages
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from memlab import origins
-from memlab.births import Births
 from memlab.ownership import anchors, look
 from memlab.ownership.alive import Garbage
 from memlab.ownership.anchors import Anchors
 from memlab.ownership.assign import Assignment, bits
+from memlab.ownership.born import Births
 from memlab.ownership.climb import Climb, Key, Name
 from memlab.ownership.describe import Words
 from memlab.ownership.heap import Heap
@@ -122,8 +122,9 @@ class _Look:
         alone = (id(each) for each in self._found.plain if id(each) not in self._numbers)
         holders.update((each, self._assignment.of(each)) for each in alone)
         plain = self._plain(holders)
-        pinned = self._pinned(holders, reached)
-        self._note_births(holders)
+        reaching = {each: holders.get(each, 0) | self._assignment.of(each) for each in self._storages}
+        pinned = self._pinned(reaching, reached)
+        self._note_births(reaching)
         held_by = _held_by(holders)
         groups = _by_owner(totals)
         found = []
@@ -162,10 +163,10 @@ class _Look:
                 found[bit][mask] = size
         return found
 
-    def _pinned(self, holders: dict[int, int], reached: list[int]) -> Callable[[Key], tuple[int, int]]:
+    def _pinned(self, reaching: dict[int, int], reached: list[int]) -> Callable[[Key], tuple[int, int]]:
         masks: defaultdict[int, int] = defaultdict(int, self._graphs.storages(reached))
         for each, (key, _) in self._storages.items():
-            masks[key] |= holders.get(each, 0) | self._assignment.of(each)
+            masks[key] |= reaching[each]
         nbytes: Counter[int] = Counter()
         for key, mask in masks.items():
             if key in self._made:
@@ -176,19 +177,16 @@ class _Look:
 
         def pinned(key: Key) -> tuple[int, int]:
             bit = 1 << numbers[key]
-            held, reaching = by_bytes.get(bit, ()), by_nodes.get(bit, ())
-            return sum(nbytes[mask] for mask in held), sum(nodes[mask] for mask in reaching)
+            held, leading = by_bytes.get(bit, ()), by_nodes.get(bit, ())
+            return sum(nbytes[mask] for mask in held), sum(nodes[mask] for mask in leading)
 
         return pinned
 
-    def _note_births(self, holders: dict[int, int]) -> None:
+    def _note_births(self, reaching: dict[int, int]) -> None:
         for each in self._found.plain:
-            try:
-                storage = each.untyped_storage()
-            except (NotImplementedError, RuntimeError):  # sparse; lazy
-                continue
-            mask = holders.get(id(each), 0) | self._assignment.of(id(each))
-            self._births.add(storage, mask, self._made.get(storage._cdata, 0))
+            if id(each) in reaching:
+                key, _ = self._storages[id(each)]
+                self._births.add(each.untyped_storage(), reaching[id(each)], self._made.get(key, 0))
 
     def _owner(
         self, key: Key, mask: int, shares: dict[int, Reached], held: list[int], plain: dict[int, Counter[int]]
