@@ -1,9 +1,18 @@
 """Small experiments and findings to test the faces with."""
 
+import io
 import textwrap
 from pathlib import Path
 
 from memlab.report import FAILED, HOLDS, REFUTED, SKIPPED, Finding, Report
+
+
+class Terminal(io.StringIO):
+    """Takes what is written, as a terminal would."""
+
+    def isatty(self):
+        return True
+
 
 HEAD = '''
 """A sample says what it keeps.

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import Terminal
 from torch import nn
 from torch.nn import functional as F
 
@@ -158,9 +159,7 @@ def test_what_people_see_fits_80_columns(kind, monkeypatch):
         found.bars, found.bar = dict.fromkeys(names, 3 << 20), 3 << 20
     elif kind != "exact":
         setattr(found, kind, names)
-    out = io.StringIO()
-    out.isatty = lambda: True
-    _prediction.show(found, out)
+    _prediction.show(found, out := Terminal())
     assert max(map(len, out.getvalue().splitlines())) <= 80
 
 

@@ -8,17 +8,13 @@ import threading
 import pytest
 import torch
 from holders import NEEDS_PACKED
+from samples import Terminal
 from torch import nn
 
 import memlab
 from memlab import cli, excerpt, experiment, hook_stack, patterns
 from memlab.show import _explanation
 from memlab.tracing.explanation import of_tensor
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def forward():

@@ -6,6 +6,7 @@ import resource
 
 import pytest
 import torch
+from samples import Terminal
 from torch import nn
 
 import memlab
@@ -171,11 +172,6 @@ def test_a_block_is_a_layer_of_a_list_or_a_top_level_module():
 def test_a_damaged_prediction_gets_a_sentence(text, words):
     with pytest.raises(NotAPrediction, match=words):
         Prediction.from_json(text)
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 @pytest.mark.parametrize("columns", [40, 80, 160])

@@ -17,6 +17,7 @@ import pytest
 import samples
 from hypothesis import example, given
 from hypothesis import strategies as st
+from samples import Terminal
 
 from memlab import show
 from memlab.doctor import MEASURED, NOT_HERE, Ability, Examination
@@ -32,11 +33,6 @@ EVERYTHING = (
     samples.dead(),
     samples.on_cuda(),
 )
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def shown(how, *findings, out=None, machine=True):

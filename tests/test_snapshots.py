@@ -19,6 +19,7 @@ import samples
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import Terminal
 from torch import nn
 from torch.cuda import _memory_viz
 
@@ -610,10 +611,6 @@ def test_run_writes_one_file_for_each_arm(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("width", [80, 160])
 def test_people_see_no_wrapped_line(recorded, width, tmp_path, monkeypatch):
     from memlab.show import _snapshot
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
 
     monkeypatch.setenv("COLUMNS", str(width))
     died = summary.summarise(parsed(fragmented("").snapshot()), CONFS)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import Terminal
 
 import memlab
 from memlab import cli
@@ -364,11 +365,6 @@ def sample(**changed):
 
 
 DEAD = {"ended": "out of memory", "card": 8 << 20, "simulated": True, "oom": "CUDA out of memory. Tried 2 MiB. GPU 0"}
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 @pytest.mark.parametrize("columns", [40, 80, 160])

@@ -1,7 +1,6 @@
 """Plain tensors that pile up, without a graph, under `memlab trace` and `memlab.on_oom`: who holds them is named."""
 
 import gc
-import io
 import json
 import re
 import textwrap
@@ -13,6 +12,7 @@ import torch
 from holders import NEEDS_PACKED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import Terminal
 
 import memlab
 from memlab import cli, patterns
@@ -188,11 +188,6 @@ def test_a_trace_of_it_is_saved_shown_and_compared(trace, capsys):
     for owner in content["owners"]:
         del owner["pinned"]  # a trace that was saved before this was known
     assert [each.name for each in Trace.from_json(json.dumps(content)).owners] == [each.name for each in found.owners]
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 @pytest.mark.parametrize("columns", [40, 80, 160])
