@@ -61,7 +61,7 @@ def _reserve(card: State, pool: BlockPool, stream: int) -> Block:
     total = card.device.total
     size = -(-(total + total // 8) // page) * page
     segment = ExpandableSegment(card.device.reserve(size), size, page)
-    block = Block(segment.address, size, pool.free_list(stream), card.next_order(), segment, mapped=False)
+    block = Block(segment.address, size, pool.free_list(stream), card.next_order(size, stream), segment, mapped=False)
     pool.insert_unmapped(block)
     return block
 

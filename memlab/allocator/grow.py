@@ -75,7 +75,8 @@ def _cuda_malloc(card: State, want: Want) -> Block | None:
     if not card.device.take(want.allocation):
         return None
     address = card.device.reserve(want.allocation)
-    block = Block(address, want.allocation, want.pool.free_list(want.stream), card.next_order())
+    order = card.next_order(want.allocation, want.stream)
+    block = Block(address, want.allocation, want.pool.free_list(want.stream), order)
     want.pool.stats.change("segment", 1)
     want.pool.stats.change("reserved_bytes", block.size)
     if block.size >= card.settings.max_split_size:

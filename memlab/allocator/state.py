@@ -28,8 +28,8 @@ class State:
         self.ties_by_segment = tie_break == "segment"
         self.segments_made = 0
 
-    def next_order(self) -> int:
-        """The place of a new segment among blocks of equal size (registration_counter)."""
+    def next_order(self, size: int, stream: int) -> int:
+        """The place of a new segment, of so many bytes, among blocks of equal size (registration_counter)."""
         self.segments_made += 1
         return self.segments_made if self.ties_by_segment else 0
 

@@ -3,11 +3,13 @@
 Exact is what the model decides for these requests in this order. Not exact: what the history does not tell. Whether the
 program emptied the cache or the allocator did as its last resort is inferred; a block that waits for another stream
 counts as freed when it really was; private pools of CUDA graphs are replayed in the common pool; and what was allocated
-before the first event is laid out anew, in the order of its addresses.
+before the first event is laid out anew, in the order of its addresses. Where the lowest address decides between equal
+blocks (torch up to 2.11), segments lie as the record has them, and a segment that it does not have lies behind these.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,6 +32,7 @@ from memlab.snapshots.layout import Inconsistent
 
 TIE_BREAKS = ("segment", "address")
 UNLIMITED = 1 << 50  # bytes of a card that no history fills
+LAST = 1 << 64  # behind every address
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class History:
         limited: it was a limit of the process that refused, with room on the device: it counts whole segments.
         before: bytes that were allocated before the first event.
         before_blocks: the blocks of it, as (address, requested bytes, stream), in the order of their addresses.
+        segments: address, bytes and stream of what the driver gave, before the first event and then in order of time.
         releases: numbers of the events before which the program emptied the cache.
     """
 
@@ -76,6 +80,7 @@ class History:
     limited: bool
     before: int
     before_blocks: tuple[tuple[int, int, int], ...]
+    segments: tuple[tuple[int, int, int], ...]
     releases: frozenset[int]
 
 
@@ -94,6 +99,8 @@ def history(snapshot: Snapshot, device: int, capacity: int | None = None) -> His
     now = layout.start(snapshot.of(device), events, settings)
     before_blocks = tuple((at, block.requested, block.stream) for at, block in sorted(now.live.items()))
     before = now.allocated
+    segments = [(each.address, each.size, each.stream) for each in now.segments()]
+    segments += [(each.address, each.size, each.stream) for each in events if each.action == SEGMENT_ALLOC]
     reserved, rooms, limited = [], [], False
     # What the process had and asked for, where pages were mapped: a limit counts that, and not that pages are whole.
     asked: list[int] = []
@@ -113,7 +120,7 @@ def history(snapshot: Snapshot, device: int, capacity: int | None = None) -> His
         capacity = max(asked) if limited and asked else max(*rooms, now.peak_reserved)
     recorded = Outcome(now.peak_allocated, now.peak_reserved, now.allocated, now.reserved, len(rooms))
     certain = set(_emptied(events, reserved, capacity, settings))
-    told = (device, events, snapshot.settings, recorded, capacity, limited, before, before_blocks)
+    told = (device, events, snapshot.settings, recorded, capacity, limited, before, before_blocks, tuple(segments))
     return min(
         (History(*told, frozenset(_needless(History(*told, frozenset(certain)), rule))) for rule in TIE_BREAKS),
         key=lambda each: min(_distance(replay(each, each.conf, rule), recorded) for rule in TIE_BREAKS),
@@ -222,8 +229,27 @@ def replay(history: History, conf: str, tie_break: str = "segment") -> Outcome:
     )
 
 
+class _Placed(Allocator):
+    """An allocator whose segments are in the order of recorded addresses where the lowest address is taken.
+
+    The model's own addresses ascend; those of a driver do not, for what was returned is given again.
+    """
+
+    def __init__(self, segments: tuple[tuple[int, int, int], ...], total: int, conf: str, tie_break: str) -> None:
+        super().__init__(total=total, conf=conf, tie_break=tie_break)
+        self.recorded: defaultdict[tuple[int, int], deque[int]] = defaultdict(deque)
+        for address, size, stream in segments:
+            self.recorded[size, stream].append(address)
+
+    def next_order(self, size: int, stream: int) -> int:
+        if self.ties_by_segment:
+            return super().next_order(size, stream)
+        addresses = self.recorded[size, stream]
+        return addresses.popleft() if addresses else LAST
+
+
 def _card(history: History, conf: str, tie_break: str) -> Allocator:
-    card = Allocator(total=history.capacity or UNLIMITED, conf=conf, tie_break=tie_break)
+    card = _Placed(history.segments, history.capacity or UNLIMITED, conf, tie_break)
     if history.limited:
         card.device.total, card.allowed = UNLIMITED, history.capacity
     return card
@@ -244,12 +270,13 @@ def closest(history: History) -> tuple[str, Outcome]:
     return rule, outcomes[rule]
 
 
-def _distance(outcome: Outcome, recorded: Outcome) -> tuple[int, int, int]:
+def _distance(outcome: Outcome, recorded: Outcome) -> tuple[int, ...]:
     return (
         abs(outcome.peak_reserved - recorded.peak_reserved),
         abs(outcome.reserved - recorded.reserved),
         abs(outcome.peak_allocated - recorded.peak_allocated),
+        abs(outcome.allocated - recorded.allocated),
     )
 
 
-__all__ = ["History", "Inconsistent", "Outcome", "closest", "history", "replay"]
+__all__ = ["TIE_BREAKS", "History", "Inconsistent", "Outcome", "closest", "history", "replay"]
