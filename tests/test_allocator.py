@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -909,6 +910,22 @@ def test_what_is_kept_is_bounded_by_what_is_live() -> None:
     card.malloc(1)
     card.empty_cache()
     assert len(list(all_blocks(card))) == 2 and len(card.live) == 1 and not card.events
+
+
+def test_what_is_kept_does_not_grow_with_what_was_done() -> None:
+    card = Allocator()
+
+    def work() -> int:
+        for _ in range(1000):
+            card.free(card.malloc(5000))
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = work()
+        assert max(work() for _ in range(5)) < before + 10 * KIB
+    finally:
+        tracemalloc.stop()
 
 
 def test_thousands_of_free_blocks_stay_in_order() -> None:
