@@ -192,6 +192,24 @@ def test_what_people_see_fits_a_terminal(columns, monkeypatch):
     assert "Tried to allocate 2.00 MiB." in " ".join(out.getvalue().split())
 
 
+@pytest.mark.parametrize(
+    ("told", "headline"),
+    [
+        ({}, "train.py fits"),
+        ({"unknown": ["cuDNN's attention"]}, "train.py fits, as far as is known"),
+        ({"bar": 100 * MIB}, "train.py fits"),
+        ({"bar": 101 * MIB}, "train.py fits, as far as is known"),
+        ({"largest": 7, "unknown": ["a kernel"]}, "train.py: the largest batch that fits is 7, as far as is known"),
+        ({"verdict": DIES, "died": "train.py:7", "unknown": ["a kernel"]}, "train.py dies at train.py:7"),
+    ],
+)
+def test_a_bound_from_below_promises_nothing(told, headline):
+    found = Prediction("train.py", **{"verdict": FITS, "total": 1000 * MIB, "context": 300 * MIB} | told)
+    found.allocated = 600 * MIB
+    _prediction.show(found, out := io.StringIO())
+    assert out.getvalue().splitlines()[0] == headline
+
+
 def test_the_command(script, capfd, monkeypatch):
     monkeypatch.setattr(isolate, "ask", lambda function, *arguments, timeout=0: function(*arguments))
     assert cli.main(["predict", "train.py", "--card", "300 MiB", "--fake", "--batch-from", "4"]) == 0

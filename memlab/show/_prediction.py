@@ -51,10 +51,17 @@ def _told(found: Prediction, room: int) -> Iterator[tuple[str | None, str]]:
 def _verdict(found: Prediction) -> str:
     what = clean(found.what)
     if found.largest is not None:
-        return f"{what}: the largest batch that fits is {found.largest}" if found.largest else f"{what}: no batch fits"
+        told = f"the largest batch that fits is {found.largest}{_doubt(found)}" if found.largest else "no batch fits"
+        return f"{what}: {told}"
     if found.verdict == FITS:
-        return f"{what} fits"
+        return f"{what} fits{_doubt(found)}"
     return f"{what} dies at {clean(found.died)}" if found.verdict == DIES else f"{what}: {clean(found.reason)}"
+
+
+def _doubt(found: Prediction) -> str:
+    """The peak is a lower bound, or its bar reaches beyond the card: the line on what is allocated says of what."""
+    beyond = found.allocated + found.bar > found.total - found.context - found.other
+    return ", as far as is known" if found.unknown or beyond else ""
 
 
 def _allocated(found: Prediction) -> str:
@@ -63,7 +70,7 @@ def _allocated(found: Prediction) -> str:
     names = list(found.unknown or found.bars)
     who = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     if found.unknown:
-        peak = f"at least {size} at the peak, without what {who} take inside"
+        peak = f"at least {size} at the peak, without what is taken inside {who}"
     elif found.bar:
         peak = f"{size} at the peak, + at most {format_bytes(found.bar)} ({who})"
     else:
