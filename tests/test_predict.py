@@ -80,6 +80,13 @@ def test_a_step_is_predicted_with_what_it_refers_to():
     assert "on the card" in found.modelled[0]
 
 
+def test_a_workspace_that_did_not_fit_was_not_allocated():
+    weight = torch.ones(64, 64, requires_grad=True)
+    found = memlab.predict(lambda: (weight @ weight).sum().backward(), card=cards.find("64 MiB"), steps=1)
+    assert found.verdict == DIES and "Tried to allocate 32.00 MiB" in found.oom
+    assert found.workspaces == 32 * MIB < found.allocated  # forward's; that of backward's thread found no room
+
+
 def test_a_step_that_builds_its_model_is_predicted_on_fake_tensors_of_any_size():
     def make():
         model = nn.Linear(1 << 16, 1 << 16, bias=False)  # 16 GiB

@@ -151,8 +151,9 @@ class CudaMode(Mode):
     def _take_workspace(self) -> None:
         thread = "backward" if in_backward() else self._handle()
         if thread not in self.workspaces:
-            size = self.workspaces[thread] = workspace_bytes(self.gpu.capability)
+            size = workspace_bytes(self.gpu.capability)
             self.ledger.take(size)
+            self.workspaces[thread] = size
 
     def _handle(self) -> str:
         return "forward"
