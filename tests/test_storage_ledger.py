@@ -1,12 +1,17 @@
 """The storages' ledger settles late; what it says is what one that settles at every operator says, and arithmetic."""
 
+import copy
+import pickle
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memlab
-from memlab import storage_ledger
+from memlab import kernel, storage_ledger
+from memlab.node_names import READS_PACKED
 from memlab.probes.storages import Storages
 
 # Create so many bytes, drop one of what is there, or let it grow in place.
@@ -128,3 +133,26 @@ def test_what_torch_tensor_makes_is_counted_and_what_numpy_has_is_not():
         assert seen.sizes == [12, 800, 8]
     del made, copied, shared
     assert seen.bytes == 0
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_what_python_makes_a_storage_for_is_counted_and_what_was_there_is_not(by_kernel, inference, monkeypatch):
+    monkeypatch.setattr(kernel, "is_available", lambda: by_kernel)
+    before, pickled = torch.ones(100), pickle.dumps(torch.ones(30))
+    with torch.inference_mode(inference), Storages() as seen:
+        shared = [torch.empty(0).set_(before.untyped_storage()), torch.empty(0).set_(before)]
+        assert not any(seen.sizes)
+        made = [copy.deepcopy(before), pickle.loads(pickled), torch.empty(0).set_(torch.UntypedStorage(8))]
+        made.append(torch.empty(0).set_(made[0].untyped_storage(), 0, (50,)))
+        assert [each for each in seen.sizes if each] == [400, 120, 8]
+        del made[:2]
+        assert sum(seen.sizes) == 400 + 8  # the last one shares it
+    assert len(shared) == 2
+
+
+def test_copies_of_the_weights_that_pile_up_are_growth():
+    model, kept = torch.nn.Linear(10, 10), []
+    found = memlab.growth(lambda: kept.append(copy.deepcopy(model.state_dict())), steps=8)
+    assert (found.grows, found.bytes_per_step) == (True, 440)
+    assert [owner.name for owner in found.owners[:1]] == ["kept"] * READS_PACKED

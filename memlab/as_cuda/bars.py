@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from memlab.as_cuda.checked import ABOVE, BOUNDS, EXACT
 from memlab.as_cuda.scratch import nbytes
 from memlab.hooks import tensors_in
-from memlab.outputs import LIFTED, VIEW, outputs_of
+from memlab.outputs import LIFTED, PLACED, VIEW, outputs_of
 
 OPEN = {
     "aten.convolution.default": "cuDNN's convolutions",
@@ -33,6 +33,7 @@ OPEN = {
 MARGIN = 2  # what was seen is no limit: other shapes lie between the samples
 
 
+NOTHING_INSIDE = (VIEW, LIFTED, PLACED)
 NO_KERNEL = ("prim.", "profiler.")  # namespaces of operators that compute nothing
 
 
@@ -64,7 +65,7 @@ def open_of(operator: Any) -> str | None:
 def is_exact(operator: Any) -> bool:
     """Tell whether nothing of the operator differed in any comparison."""
     name = str(operator)
-    return name not in OPEN and (name in EXACT or name.startswith(NO_KERNEL) or outputs_of(operator) in (VIEW, LIFTED))
+    return name not in OPEN and (name in EXACT or name.startswith(NO_KERNEL) or outputs_of(operator) in NOTHING_INSIDE)
 
 
 def over_of(operator: Any) -> str:
