@@ -38,7 +38,7 @@ def lines(trace: Trace, width: int | None) -> Iterator[Text]:
     yield from labelled("growth", verdict(trace, width), width, BAD if trace.grows else GOOD if judged else PLAIN)
     yield from _owners_of(trace, width)
     for sentence in trace.blind:
-        yield from folded(f"not seen: {clean(sentence)}", width, FAINT)
+        yield from labelled("blind", clean(sentence), width, FAINT)
 
 
 def ending(trace: Trace) -> str:
