@@ -53,7 +53,7 @@ def test_explain_in_jupyter_and_rich():
     from rich.console import Console
 
     found = memlab.explain(forward())
-    assert found._repr_html_().startswith("<pre")
+    assert "monospace" in found._repr_html_().partition(">")[0]  # a notebook's own font would break the columns
     assert "&gt; MeanBackward0" in found._repr_html_()
     for width in (40, 100):
         console = Console(file=io.StringIO(), width=width)
