@@ -93,7 +93,7 @@ class Climb:
             self._extra[id(held)].append(holder)
             self.grads[id(holder)].add(id(held))
         self._links = Links(self.things, self.down, self.up, self.spaces)
-        level = set(self.things)
+        level = self._starts = set(self.things)
         self._alike = Alike(self._links, set(level))
         self._risen = set(level)
         for _ in range(DEEPEST):
@@ -174,7 +174,7 @@ class Climb:
         return True
 
     def _is_named_object(self, held: int) -> bool:
-        if not self.names.get(held) or held in self._alike.passed:
+        if not self.names.get(held) or held in self._alike.passed or held in self._starts:
             return False
         thing = self.things[held]
         return not look.is_a(thing, *look.CONTAINERS) and not look.is_exactly(thing, *look.PASSING)
