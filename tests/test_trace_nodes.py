@@ -29,8 +29,8 @@ for step in range(40):
 
 @pytest.fixture
 def trace(tmp_path):
-    def run(statement):
-        (tmp_path / "train.py").write_text(TRAIN.format(statement=statement))
+    def run(statement, code=TRAIN):
+        (tmp_path / "train.py").write_text(code.format(statement=statement))
         command = [sys.executable, "-m", "memlab", "trace", "--json", "out.json", "train.py"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
         return " ".join(done.stderr.split()), load(tmp_path / "out.json")
@@ -47,6 +47,33 @@ def test_a_sum_of_losses_after_backward_is_named(trace):
     assert [each.name for each in found.owners] == ["total"]
     assert "pattern accumulated loss" in said
     assert "add loss.item(), or loss.detach(), to total" in said
+
+
+IN_A_FUNCTION = """
+import torch
+
+model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh())
+
+def train():
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    total = torch.zeros(())
+    for step in range(22):
+        optimizer.zero_grad()
+        loss = model(torch.ones(4, 8)).sum()
+        loss.backward()
+        total += loss
+        optimizer.step()
+
+train()
+"""
+
+
+@NEEDS_PACKED
+def test_a_sum_that_goes_with_its_function_is_named_as_it_was(trace):
+    said, found = trace(None, IN_A_FUNCTION)
+    assert (found.grows, found.nodes_per_step) == (False, 5)
+    assert [(each.name, each.step, each.pattern) for each in found.owners] == [("total", 20, "accumulated loss")]
+    assert "as of step 20" in said
 
 
 @pytest.mark.parametrize("statement", ["total += loss.item()", "pass", "total = total * 0 + loss.detach()"])

@@ -109,7 +109,7 @@ class Recorder:
         last = self.count == self._stop_after
         if last or is_milestone(self.count):
             self.moments.append(makeup.saved_now(self.watch, self.count))
-            if not last and self._may_search() and self._judge()[0]:
+            if not last and self._may_search() and (self._judge()[0] or self._nodes.per_step):
                 self._search()
         if self._stop_after is not None and self.count >= self._stop_after:
             self._stopped = True
@@ -163,7 +163,7 @@ class Recorder:
             gc.collect()
         found = self._look()
         self._search_at = self.count + 2 if not self.owners else 2 * self.count
-        self.owners = holders.merged(self.owners, found)
+        self.owners = holders.merged(self.owners, found, self._nodes.per_step)
         self._searched += time.perf_counter() - began
 
     def _look(self, error: BaseException | None = None, *, within: bool = False) -> list[Held]:
@@ -179,10 +179,10 @@ class Recorder:
             return holders.find(self.count, error=error, made=plain)[: holders.MOST]
         least = self._nodes.per_step
         found = self._look(error, within=ended != STOPPED) if grows or least or ended == OUT_OF_MEMORY else []
-        accused = holders.growing(holders.merged(self.owners, found), plain=grows)[: holders.MOST]
+        accused = holders.growing(holders.merged(self.owners, found, least), plain=grows)[: holders.MOST]
         if grows or ended == OUT_OF_MEMORY:
             return accused
-        return [each for each in accused if least and each.nodes >= least * self.count / 2]
+        return [each for each in accused if holders.piles_nodes(each, least)]
 
     def finish(self, error: BaseException | None, machine: dict[str, str], command: list[str], code: int) -> Trace:
         """Return what was recorded. Called after the block, while ``error``'s traceback still holds what it held."""
