@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import weakref
 from types import TracebackType
 from typing import Any
 
@@ -57,11 +58,15 @@ def explain(tensor: Tensor) -> Explanation:
 class OnOom:
     """What `on_oom` returns: armed for the whole process, and a context manager for code that catches the error."""
 
+    _said: weakref.ref[BaseException] | None = None  # of all: cells are run again, and several are armed
+
     def __init__(self) -> None:
-        self._said: int | None = None
         self._hook, self._threads = sys.excepthook, threading.excepthook
         self._our_hook, self._our_threads = self._uncaught, self._uncaught_in_thread
         sys.excepthook, threading.excepthook = self._our_hook, self._our_threads
+        self._events = _events_of_shell()
+        if self._events is not None:
+            self._events.register("post_run_cell", self._cell_ended)
 
     def _uncaught(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         self._explain(error)
@@ -71,11 +76,14 @@ class OnOom:
         self._explain(given.exc_value)
         self._threads(given)
 
+    def _cell_ended(self, result: Any) -> None:
+        self._explain(result.error_in_exec)
+
     def _explain(self, error: BaseException | None) -> None:
         error = out_of_memory(error)
-        if error is None or self._said == id(error):
+        if error is None or (OnOom._said is not None and OnOom._said() is error):
             return
-        self._said = id(error)
+        OnOom._said = weakref.ref(error)
         with contextlib.suppress(Exception):  # the error itself matters more than what we have to say of it
             _explanation.show_oom(explanation.of_oom(error), sys.stderr)
 
@@ -85,6 +93,9 @@ class OnOom:
             sys.excepthook = self._hook
         if threading.excepthook is self._our_threads:
             threading.excepthook = self._threads
+        if self._events is not None:
+            with contextlib.suppress(ValueError):  # removed before
+                self._events.unregister("post_run_cell", self._cell_ended)
 
     def __enter__(self) -> OnOom:
         return self
@@ -94,10 +105,17 @@ class OnOom:
         self.remove()
 
 
+def _events_of_shell() -> Any:
+    """Return the events of the IPython shell or kernel that runs us, if one does: no excepthook sees a cell's error."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "events", None)
+
+
 def on_oom() -> OnOom:
     """Explain a ``torch.OutOfMemoryError`` on stderr before it ends the process: what is saved, by whom it is held.
 
-    One line at the top of a training script. Costs nothing before the error. Code that catches the error itself uses
+    One line at the top of a training script, or in the first cell of a notebook, where it explains the error that ends
+    a cell. Costs nothing before the error. Code that catches the error itself uses
     it as a context manager, which explains what leaves its block:
 
     >>> with memlab.on_oom():

@@ -16,15 +16,18 @@ torch's thread-local state does (at::ThreadLocalState).
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._guards import _TLS as _guards
+from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memlab.outputs import DOUBTFUL, VIEW, outputs_by, outputs_of
@@ -35,6 +38,10 @@ _BELOW = torch._C._dispatch_keyset_full_after(_KEY)
 _IS_ABOVE_MODES = _KEY.value > torch._C.DispatchKey.Python.value  # up to torch 2.11 or 2.12
 _MODES_MAY_COMPILE = hasattr(TorchDispatchMode, "ignore_compile_internals")  # else nothing is compiled under a mode
 _OPEN = "memlab.kernel"  # the name of a thread's open ledgers in its thread-local state
+
+_TORCH = Path(torch.__file__).parent
+_FOR_OTHERS = _TORCH / "library.py", _TORCH / "_library" / "custom_ops.py"  # where torch defines what others ask for
+_DEFINED_AT = re.compile(r"^debug: registered at (.+):\d+$", re.MULTILINE)
 
 _sequence_nr = torch._C._autograd._get_sequence_nr
 _grad_enabled = torch.is_grad_enabled
@@ -177,6 +184,20 @@ def learn_operators() -> list[str]:
         for name in makers:
             _register(name)
     return makers
+
+
+def is_torchs_own(name: str) -> bool:
+    """Tell an operator that one of torch's own modules has defined.
+
+    Making the first optimizer imports modules that define some thirty, for compiling, FSDP and exporting.
+    """
+    custom = OPDEFS.get(name)
+    if custom is not None:
+        file = getattr(getattr(custom._init_fn, "__code__", None), "co_filename", "")
+    else:
+        found = _DEFINED_AT.search(torch._C._dispatch_dump(name))
+        file = found[1] if found is not None else ""
+    return _TORCH in Path(file).parents and Path(file) not in _FOR_OTHERS
 
 
 def _register(name: str) -> None:

@@ -18,6 +18,7 @@ from memlab.probes.history import History
 from memlab.probes.saved import Saved
 from memlab.probes.simulated import Simulated, card_of
 from memlab.probes.storages import Storages
+from memlab.units import format_bytes
 
 
 class Watch:
@@ -51,6 +52,10 @@ class Watch:
         self.saved = Saved(self._storages, where=where, modules=modules, ignore=ignore)
         self.card = Simulated(self._storages) if self._storages is not None and self._card is not None else None
         self._stack = ExitStack()
+
+    def __repr__(self) -> str:
+        live = f"; {_now_and_most(self.storages)} of tensors" if self.has_storages else ""
+        return f"<Watch: {_now_and_most(self.saved)} saved for backward{live}>"
 
     @property
     def has_storages(self) -> bool:
@@ -103,6 +108,10 @@ class Watch:
     def blind(self) -> list[str]:
         """Sentences about what was met and could not be seen."""
         return sorted({*self.saved.blind, *(self._storages.blind if self._storages is not None else ())})
+
+
+def _now_and_most(probe: Saved | Storages) -> str:
+    return f"{format_bytes(probe.bytes)} (at most {format_bytes(probe.peak)})"
 
 
 def watch(

@@ -419,12 +419,12 @@ def test_a_comparison_says_what_piles_up_and_where_it_was_born(trace, capsys):
     assert cli.main(["diff", "before.json", "after.json"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     made = f"train.py:{number('        y = model(torch.ones(32, 64))')}"
-    assert "1 line differs plain tensors that pile up, +8.00 KiB every step" in said
+    assert "1 line differs what names hold more in every step +8.00 KiB" in said
     assert f"+8.00 KiB 0 B -> 8.00 KiB cache, born at {made}" in said
     assert cli.main(["diff", "after.json", "before.json"]) == 0
-    assert "pile up, -8.00 KiB every step" in capsys.readouterr().out
+    assert "-8.00 KiB  8.00 KiB -> 0 B  cache" in capsys.readouterr().out
     assert cli.main(["diff", "after.json@8", "after.json"]) == 0
-    assert "pile up, +8.00 KiB" in capsys.readouterr().out  # of a step's end, no owner is known
+    assert "+8.00 KiB  0 B -> 8.00 KiB  cache" in capsys.readouterr().out  # of a step's end, no owner is known
     assert cli.main(["diff", "after.json", "after.json"]) == 0
     assert "nothing differs" in capsys.readouterr().out
 

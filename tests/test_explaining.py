@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_explain_in_jupyter_and_rich():
     from rich.console import Console
 
     found = memlab.explain(forward())
-    assert found._repr_html_().startswith("<pre")
+    assert "monospace" in found._repr_html_().partition(">")[0]  # a notebook's own font would break the columns
     assert "&gt; MeanBackward0" in found._repr_html_()
     for width in (40, 100):
         console = Console(file=io.StringIO(), width=width)
@@ -139,6 +140,54 @@ def test_on_oom_as_a_context_manager(capsys):
         assert hook_stack.top() is None
     assert capsys.readouterr().err == ""
     assert (sys.excepthook, threading.excepthook) == before
+
+
+class Events:
+    """As IPython's, of one event."""
+
+    def __init__(self):
+        self.callbacks = []
+
+    def register(self, event, function):
+        assert event == "post_run_cell"
+        self.callbacks.append(function)
+
+    def unregister(self, event, function):
+        self.callbacks.remove(function)
+
+    def cell(self, code):
+        error = None
+        try:
+            code()
+        except Exception as caught:
+            error = caught
+        for each in list(self.callbacks):
+            each(types.SimpleNamespace(error_in_exec=error))
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    events = Events()
+    module = types.SimpleNamespace(get_ipython=lambda: types.SimpleNamespace(events=events))
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    return events
+
+
+@NEEDS_PACKED
+def test_on_oom_explains_what_ends_a_cell(shell, armed, capsys):
+    again = memlab.on_oom()  # as a cell that is run a second time
+    shell.cell(lambda: 1 / 0)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        shell.cell(lambda: run_out([]))
+        said = capsys.readouterr().err
+        assert said.count("memlab: out of memory") == 1
+        assert "  outputs (local of run_out()" in said
+    again.remove()
+    again.remove()
+    armed.remove()
+    shell.cell(lambda: run_out([]))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_fault_of_ours_does_not_hide_the_error(armed, capsys, monkeypatch):

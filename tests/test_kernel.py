@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 import threading
 import weakref
 
@@ -298,6 +299,26 @@ def test_operators_defined_meanwhile_are_seen_from_the_next_step_on():
         finally:
             library._destroy()
     del held
+
+
+DEFINES = {
+    "of torch's own": ("import torch._dynamo", []),
+    "by torch.library.define": ("torch.library.define('mine::f', '(Tensor x) -> Tensor')", ["mine::f"]),
+    "by a library": ("mine = torch.library.Library('mine', 'DEF'); mine.define('f(Tensor x) -> Tensor')", ["mine::f"]),
+    "by custom_op": (
+        "@torch.library.custom_op('mine::f', mutates_args=())\ndef f(x: torch.Tensor) -> torch.Tensor: return x + 1",
+        ["mine::f"],
+    ),
+}
+
+
+@pytest.mark.parametrize("how", DEFINES)
+def test_operators_defined_meanwhile_are_told_unless_they_are_torchs_own(how):
+    code, told = DEFINES[how]
+    program = f"import torch, memlab\nwith memlab.watch() as seen:\n{textwrap.indent(code, '    ')}\n    seen.step()\n"
+    program += "print([each.partition(': not seen before')[0] for each in seen.blind])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == str(told), found.stderr
 
 
 def test_nothing_else_is_between_when_nothing_is_watched():

@@ -361,3 +361,15 @@ def test_an_attribute_of_a_list_belongs_to_the_list(make):
     found = [(owner.name, owner.kind) for owner in owners() if owner.kind != "cycle"]  # a test above leaves one
     assert found == [("losses", "local")]
     losses.clear()
+
+
+@pytest.mark.parametrize("store", [lambda x: [x], lambda x: {"x": x}, lambda x: {"a": ({x},)}])
+def test_a_variable_and_a_container_of_it_keep_it_together(store):
+    one = torch.ones(100, requires_grad=True).exp().sum()
+    several = store(one)
+    found = {each.name: each.exclusive_bytes for each in memlab.owners(one)}
+    assert found == {"one": 0, "several": 0}
+    del one
+    found = {each.name: each.exclusive_bytes for each in memlab.owners()}
+    assert found["several"] == 400
+    several.clear()

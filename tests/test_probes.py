@@ -224,3 +224,15 @@ def test_watch_on_cuda_agrees_with_torchs_statistics():
         del kept
         assert seen.saved.bytes == 0
         assert probe.read()["requested"] == seen.storages.bytes == 4 * (64 * 64 + 64)
+
+
+def test_a_watch_says_what_it_sees_where_it_is_printed():
+    with memlab.watch() as seen, memlab.watch(storages=False) as bare:
+        loss = torch.ones(256, requires_grad=True).exp().sum()
+        loss.backward()
+        kept = torch.ones(512).exp()
+        del loss
+        said = f"0 B (at most 1.00 KiB) saved for backward; {seen.storages.bytes / 1024:.2f} KiB"
+        assert repr(seen).startswith(f"<Watch: {said} (at most ")
+        assert repr(bare) == "<Watch: 0 B (at most 1.00 KiB) saved for backward>"
+    del kept

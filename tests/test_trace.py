@@ -619,7 +619,7 @@ def test_a_line_in_a_thread_ends_steps(trace):
     assert (seen.steps, seen.source) == (20, "line")
 
 
-def test_a_comparison_tells_which_plain_tensors_pile_up():
+def test_a_comparison_tells_which_names_hold_more_every_step():
     def side(*owners):
         return compare.Side("x", Moment(0), owners)
 
@@ -631,11 +631,15 @@ def test_a_comparison_tells_which_plain_tensors_pile_up():
     found = compare.compare(before, after)
     assert [(each.name, each.place, each.before, each.after) for each in found.piles] == [
         ("gone", "kept at a.py:1", 4096, 0),
+        ("graphs", "", 9, 0),
         ("new", "born at b.py:2", 0, 7),
     ]
     said = " ".join(" ".join(line.text for line in _diff.lines(found, 100, None)).split())
-    assert "2 lines differ plain tensors that pile up, -3.99 KiB every step" in said
-    assert "-4.00 KiB 4.00 KiB -> 0 B gone, kept at a.py:1 +7 B 0 B -> 7 B new, born at b.py:2" in said
+    assert "3 lines differ what names hold more in every step" in said
+    assert (
+        "-4.00 KiB 4.00 KiB -> 0 B gone, kept at a.py:1 -9 B 9 B -> 0 B graphs +7 B 0 B -> 7 B new, born at b.py:2"
+        in said
+    )
     assert max(len(line.text) for line in _diff.lines(found, 40, 5)) <= 40
     many = compare.compare(side(), side(*(pile(f"x{index:02}", 100 - index) for index in range(12))))
     assert "and 2 more, +179 B" in " ".join(line.text for line in _diff.lines(many, 100, None))

@@ -1,6 +1,6 @@
 """Compare two traces, or two steps: which lines of code save more, less, or for the first time.
 
-memlab diff before.json after.json       what was saved at the peak of each, and which plain tensors pile up
+memlab diff before.json after.json       what was saved at the peak of each, and which names hold more
 memlab diff run.json@10 run.json@100     what was saved at the ends of two steps
 """
 

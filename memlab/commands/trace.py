@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "memlab trace [options] SCRIPT|-m MODULE [its arguments]"
     parser.add_argument("--steps", metavar="N", help="stop after this many steps, with exit code 0")
     parser.add_argument("--step-at", metavar="FILE:LINE", help="a step ends whenever this line is about to run")
-    parser.add_argument("--card", metavar="SIZE", help="a simulated card of this size, such as '8 GiB'")
+    parser.add_argument("--card", metavar="CARD", help="a simulated card: '8 GiB', rtx4090, FILE.json")
     parser.add_argument("--json", metavar="OUT", help="save the trace here, for memlab show and memlab diff")
     parser.add_argument(
         "-m", dest="module", metavar="MODULE", nargs=argparse.REMAINDER, help="a module, and its arguments"

@@ -134,7 +134,7 @@ class Test:
             heading = texts.over("limit_growth", "left behind by each run", slope, limit.size)
             self._fail(
                 heading,
-                [*self._left_by_last(), *self._owners(), f"  bytes after each run: {texts.readings(series)}"],
+                [*self._left_by_last(slope), *self._owners(), f"  bytes after each run: {texts.readings(series)}"],
                 "what the last run left:",
             )
         elif self.record.growth_nodes and not grows:
@@ -155,11 +155,16 @@ class Test:
             readings.append(heap.read(self._bodies, older))
         return readings
 
-    def _left_by_last(self) -> list[str]:
+    def _left_by_last(self, total: int) -> list[str]:
+        """Return the lines of what the last run left, of ``total`` bytes a run, and what no line of them tells."""
         left = self._bodies[-1].seen
-        return texts.largest(_made(left.saved.lines), self.item.config.rootpath) or [
-            f"    {format_exact(size)} of a tensor without a graph" for size in left.storages.sizes[: texts.MOST]
-        ]
+        saved = _made(left.saved.lines)
+        if not saved:
+            sizes = left.storages.sizes[: texts.MOST]
+            return [f"    {format_exact(size)} of a tensor without a graph" for size in sizes]
+        rest = total - sum(line.bytes for line in saved)
+        besides = [f"    {format_exact(rest)} besides, that no graph saved or that a fixture made"] if rest > 0 else []
+        return [*texts.largest(saved, self.item.config.rootpath), *besides]
 
     def _owners(self) -> list[str]:
         """Return who holds what the bodies made: graphs, and storages without one."""

@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from memlab import deep, hooks
-from memlab.ownership import bound, frames, look
+from memlab.ownership import bound, frames, look, shell
 from memlab.ownership.alike import Alike, Links
 from memlab.ownership.heap import Heap
 
@@ -62,6 +62,9 @@ class Name:
     root: Any = None
 
 
+OUTPUT = Name(shell.NAME, shell.WHERE, "global", ("shell", "outputs"), 6)
+
+
 class Climb:
     """Everything between some objects and the names that hold them.
 
@@ -82,6 +85,7 @@ class Climb:
         self.spaces: dict[int, int] = {}
         self.nodes: set[tuple[int, int]] = set()
         self._modules = _module_dicts()
+        self._shell = shell.find()
         running = frames.running()
         self._frames, self._cell_locals = _frame_slots(running)
         self._running = {id(frame) for frame in running}
@@ -93,7 +97,7 @@ class Climb:
             self._extra[id(held)].append(holder)
             self.grads[id(holder)].add(id(held))
         self._links = Links(self.things, self.down, self.up, self.spaces)
-        level = set(self.things)
+        level = self._starts = set(self.things)
         self._alike = Alike(self._links, set(level))
         self._risen = set(level)
         for _ in range(DEEPEST):
@@ -128,6 +132,8 @@ class Climb:
         if id(holder) in self._modules:
             self._name_globals(holder, set(held), self._modules[id(holder)])
             return []
+        if self._shell.has(id(holder)):
+            held = [each for each in held if not self._name_output(holder, each)]
         if not look.once("only holds", type(holder), _only_holds):
             return [each for each in held if self._leads_to(holder, each)]
         self._note_space(holder, held)
@@ -174,7 +180,7 @@ class Climb:
         return True
 
     def _is_named_object(self, held: int) -> bool:
-        if not self.names.get(held) or held in self._alike.passed:
+        if not self.names.get(held) or held in self._alike.passed or held in self._starts:
             return False
         thing = self.things[held]
         return not look.is_a(thing, *look.CONTAINERS) and not look.is_exactly(thing, *look.PASSING)
@@ -182,7 +188,10 @@ class Climb:
     def _name_globals(self, space: dict[Any, Any], held: set[int], module: str) -> None:
         for key, value in look.items(space):
             if id(value) in held and type(key) is str:
-                shell = module == "__main__" and (key.startswith("_") or key in ("Out", "In"))
+                if self._shell.is_output(id(space), key):
+                    self.names[id(value)].append(OUTPUT)
+                    continue
+                is_theirs = module == "__main__" and (key.startswith("_") or key in ("Out", "In"))
                 is_last_error = module == "sys" and key in ("last_value", "last_exc", "last_traceback", "last_type")
                 self.names[id(value)].append(
                     Name(
@@ -190,9 +199,15 @@ class Climb:
                         where="the last error" if is_last_error else f"global of {module}",
                         kind="traceback" if is_last_error else "global",
                         key=LAST_ERROR if is_last_error else ("global", id(space), key),
-                        rank=6 if shell else 1,
+                        rank=6 if is_theirs else 1,
                     )
                 )
+
+    def _name_output(self, holder: Any, held: int) -> bool:
+        is_output = self._shell.keeps(id(holder), held)
+        if is_output:
+            self.names[held].append(OUTPUT)
+        return is_output
 
     def _function(self, function: FunctionType, held: int) -> bool:
         about = f"{function.__qualname__}(), {frames.place(function.__code__)}"

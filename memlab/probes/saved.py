@@ -15,10 +15,10 @@ class Saved:
     """Bytes that autograd saves for backward in this thread while the probe is open, followed until they are released.
 
     Counts each storage once. Sees through checkpoint, ``save_on_cpu`` and any other saved-tensor hooks, nested probes
-    and double backward. It cannot see: other threads but for those that enter
-    `opened_in_thread`, what torch.func saves inside a
-    transform, what compiled regions keep, Python numbers that autograd wraps as 0-dim tensors, and plain attributes
-    that a custom Function sets on its ``ctx``. `blind` says which of these it met, where it can tell.
+    and double backward. It cannot see: other threads but for those that enter `opened_in_thread`, what torch.func saves
+    inside a transform, lines and modules inside compiled regions, Python numbers that autograd wraps as 0-dim tensors,
+    and plain attributes that a custom Function sets on its ``ctx``. `blind` says which of these it met, where it can
+    tell.
 
     Args:
         storages: an open `Storages` probe, so that what was there before is told from what was made here. Without one,

@@ -90,8 +90,9 @@ class Storages:
     def learn_operators(self) -> None:
         """See operators that were defined while the probe was open, from now on."""
         late = kernel.learn_operators() if type(self._mode) is Kernel else []
-        if late:
-            self.ledger.blind.add(f"not seen before the next step after they were defined: operators {', '.join(late)}")
+        theirs = [name for name in late if not kernel.is_torchs_own(name)]
+        if theirs:
+            self.ledger.blind.add(f"{', '.join(theirs)}: not seen before the next step after their definition")
 
     def _mark(self, kind: str) -> Any:
         def mark(module: Module, name: str, tensor: object) -> None:

@@ -1,4 +1,4 @@
-"""Two moments side by side: what came, grew, shrank and went, and which plain tensors pile up."""
+"""Two moments side by side: what came, grew, shrank and went, and which names hold more every step."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ def lines(found: Comparison, width: int | None, limit: int | None) -> Iterator[T
             yield from _listed([_cells(each, width) for each in changes], changes, width)
     if found.piles:
         yield Text("")
-        more = sum(each.bytes for each in found.piles)
-        said = f"plain tensors that pile up, {_signed(more)} every step"
-        yield from folded(said, width, BAD if more > 0 else HEADING)
+        more = any(each.bytes > 0 for each in found.piles)
+        yield from folded("what names hold more in every step", width, BAD if more else HEADING)
         yield from _listed([_rates(each, width) for each in found.piles], found.piles, width)
     if limit is not None:
         kept = found.bytes <= limit

@@ -17,6 +17,8 @@ from memlab.units import format_bytes
 WIDTH = 100
 TOP = 5
 UNKNOWN = "unknown"
+# Notebooks give a pre in their outputs the font of their prose, and break its lines.
+PAGE = "white-space:pre;overflow-x:auto;line-height:1.3;font-family:Menlo,'DejaVu Sans Mono',Consolas,monospace"
 
 
 def lines(found: Explanation, width: int | None) -> Iterator[Text]:
@@ -97,4 +99,4 @@ def html(found: Explanation) -> str:
         else escaping.escape(line.text)
         for line in lines(found, WIDTH)
     ]
-    return f'<pre style="line-height:1.3">{chr(10).join(spans)}</pre>'
+    return f'<pre style="{PAGE}">{chr(10).join(spans)}</pre>'

@@ -35,10 +35,11 @@ def lines(trace: Trace, width: int | None) -> Iterator[Text]:
     yield from _allocator(trace, width)
     yield Text("")
     judged = len(trace.points) >= WARMUP + ENOUGH
-    yield from labelled("growth", verdict(trace, width), width, BAD if trace.grows else GOOD if judged else PLAIN)
+    style = BAD if trace.grows or trace.nodes_per_step else GOOD if judged else PLAIN
+    yield from labelled("growth", verdict(trace, width), width, style)
     yield from _owners_of(trace, width)
     for sentence in trace.blind:
-        yield from folded(f"not seen: {clean(sentence)}", width, FAINT)
+        yield from labelled("blind", clean(sentence), width, FAINT)
 
 
 def ending(trace: Trace) -> str:
@@ -64,9 +65,16 @@ def verdict(trace: Trace, width: int | None = None) -> str:
     elif len(live) < WARMUP + ENOUGH:
         said = f"{ends} at the ends of steps; too few to tell whether it grows"
     else:
-        said = f"does not grow; {ends} at the ends of steps"
+        said = f"{_flat(trace)}; {ends} at the ends of steps"
     room = WIDTH if width is None else max(NARROWEST, min(WIDTH, width - len("growth    ") - len(said)))
     return f"{curve(live, 0, room)} {said}"
+
+
+def _flat(trace: Trace) -> str:
+    """Say that bytes do not grow, and whether nodes do."""
+    if not trace.nodes_per_step:
+        return "does not grow"
+    return f"{trace.nodes_per_step:,} autograd nodes more every step, and no bytes"
 
 
 def _peak(trace: Trace, width: int | None) -> Iterator[Text]:
@@ -104,7 +112,7 @@ def _owners_of(trace: Trace, width: int | None) -> Iterator[Text]:
     """Yield who holds what grew; where nothing grows, nobody is accused."""
     growing = [each for each in trace.owners if each.per_step > 0]
     found = growing if trace.grows and growing else trace.owners
-    if not found or not (trace.grows or trace.ended == OUT_OF_MEMORY):
+    if not found or not (trace.grows or trace.nodes_per_step or trace.ended == OUT_OF_MEMORY):
         return
     yield Text("")
     yield from _owners.owners(found, width, trace.steps)

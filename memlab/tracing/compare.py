@@ -1,4 +1,4 @@
-"""Two moments of traces side by side: which lines came, went and grew, and which names let plain tensors pile up."""
+"""Two moments of traces side by side: which lines came, went and grew, and which names hold more every step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memlab.patterns import TENSORS
 from memlab.tracing.trace import Held, Moment, Trace, load, module_text
 
 ADDED, GROWN, SHRUNK, GONE = "added", "grown", "shrunk", "gone"
@@ -38,7 +37,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Pile:
-    """A name that holds more plain tensors after each step; ``place`` is where they were made or kept, in words.
+    """A name that holds more after each step; ``place`` is where that was made or kept, in words.
 
     ``before`` and ``after`` are bytes that it grows by in each step of a run, 0 in one in which it does not.
     """
@@ -57,7 +56,8 @@ class Pile:
 class Comparison:
     """Two moments: their names, what was saved at each, and the changes, largest first; these add up to `bytes`.
 
-    ``piles`` are no part of it: what no graph has saved. They are known of whole runs.
+    ``piles`` are no part of it: after backward a graph has saved nothing, and its outputs pile up all the same. They
+    are known of whole runs.
     """
 
     names: tuple[str, str]
@@ -107,7 +107,7 @@ def _differing(before: dict[Any, int], after: dict[Any, int]) -> Iterator[tuple[
 def _rates(owners: Iterable[Held]) -> dict[str, int]:
     totals: dict[str, int] = {}
     for each in owners:
-        if each.holds == TENSORS and each.per_step > 0:
+        if each.per_step > 0:
             totals[each.name] = totals.get(each.name, 0) + each.per_step
     return totals
 

@@ -65,14 +65,20 @@ def find(
     return [*map(_with_statement, records[:MOST]), *records[MOST:]]
 
 
-def merged(before: Sequence[Held], found: Sequence[Held]) -> list[Held]:
+def merged(before: Sequence[Held], found: Sequence[Held], nodes: int = 0) -> list[Held]:
     """Return the owners of the newer look, and those of the older that grew and that the newer could not see any more.
 
-    A function's variables go when it returns; what they held was seen while it ran.
+    A function's variables go when it returns; what they held was seen while it ran. Where each step leaves so many
+    ``nodes``, those that had as many of them count as grown.
     """
     seen = {_key(each) for each in found}
-    gone = [each for each in before if _key(each) not in seen and each.per_step > 0]
+    gone = [each for each in before if _key(each) not in seen and (each.per_step > 0 or piles_nodes(each, nodes))]
     return sorted([*found, *gone], key=_weight)
+
+
+def piles_nodes(each: Held, nodes: int) -> bool:
+    """Whether an owner has most of the nodes that the steps so far have left, of which each leaves so many."""
+    return nodes > 0 and each.nodes >= nodes * each.step / 2
 
 
 def growing(found: Sequence[Held], *, plain: bool) -> list[Held]:
@@ -132,6 +138,8 @@ def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: i
         elements=owner.elements,
         pinned=pinned,
     )
+    if before is not None and passed == 0 and not per_step:  # a second look at one step: what the first told holds
+        return dataclasses.replace(record, pattern=before.pattern, fix=before.fix, cure=before.cure)
     piles = owner.elements > before.elements if before is not None and passed > 0 else None
     return _with_pattern(record, clue_of(owner, grows=per_step > 0 or nodes_grow, piles=piles))
 

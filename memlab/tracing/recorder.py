@@ -13,6 +13,7 @@ from pathlib import Path
 from memlab import trend, watching
 from memlab.cards import Card
 from memlab.tracing import holders, makeup
+from memlab.tracing.nodes import Nodes
 from memlab.tracing.script import Stop, exit_code
 from memlab.tracing.since import Since
 from memlab.tracing.steps import TOLD, Steps
@@ -72,6 +73,7 @@ class Recorder:
         self.owners: list[Held] = []
         self._search_at = 0
         self._since: Since | None = None
+        self._nodes = Nodes()
 
     @property
     def here(self) -> bool:
@@ -103,15 +105,29 @@ class Recorder:
         if self.count == WARMUP:
             self._since = Since(storages.ledger, self.count)
         self._seen(point | {"grew": self._grew()})
+        self._count_nodes()
         last = self.count == self._stop_after
         if last or is_milestone(self.count):
             self.moments.append(makeup.saved_now(self.watch, self.count))
-            if not last and self._may_search() and self._judge()[0]:
+            if not last and self._may_search() and (self._judge()[0] or self._nodes.per_step):
                 self._search()
         if self._stop_after is not None and self.count >= self._stop_after:
             self._stopped = True
             # A thread ends without a word at SystemExit alone.
             raise Stop if threading.current_thread() is threading.main_thread() else SystemExit
+
+    def _count_nodes(self) -> None:
+        """Count autograd nodes while that costs little; where they pile up, see who holds how many of them by now."""
+        if not self._nodes.is_due(self.count) or not (self._nodes.needs_more or self._is_cheap()):
+            return
+        began = time.perf_counter()
+        self._nodes.count(self.count)
+        self._searched += time.perf_counter() - began
+        if self._nodes.per_step and not self.owners:
+            self._search()
+
+    def _is_cheap(self) -> bool:
+        return self._searched < SHARE * (time.perf_counter() - self._began)
 
     def _keep(self, point: dict[str, int]) -> None:
         if self.count % self.stride and len(self.points) > 1:
@@ -139,8 +155,7 @@ class Recorder:
 
     def _may_search(self) -> bool:
         """Looking for owners walks the heap: when growth begins, soon after, and then as long as it costs little."""
-        spent = self._searched / (time.perf_counter() - self._began)
-        return self.count >= self._search_at or (bool(self.owners) and spent < SHARE)
+        return self.count >= self._search_at or (bool(self.owners) and self._is_cheap())
 
     def _search(self) -> None:
         began = time.perf_counter()
@@ -148,7 +163,7 @@ class Recorder:
             gc.collect()
         found = self._look()
         self._search_at = self.count + 2 if not self.owners else 2 * self.count
-        self.owners = holders.merged(self.owners, found)
+        self.owners = holders.merged(self.owners, found, self._nodes.per_step)
         self._searched += time.perf_counter() - began
 
     def _look(self, error: BaseException | None = None, *, within: bool = False) -> list[Held]:
@@ -162,8 +177,12 @@ class Recorder:
         if ended == OUT_OF_MEMORY and not self.owners:
             _, plain = makeup.classed(self.watch.storages.ledger.live())
             return holders.find(self.count, error=error, made=plain)[: holders.MOST]
-        found = self._look(error, within=ended != STOPPED) if grows or ended == OUT_OF_MEMORY else []
-        return holders.growing(holders.merged(self.owners, found), plain=grows)[: holders.MOST]
+        least = self._nodes.per_step
+        found = self._look(error, within=ended != STOPPED) if grows or least or ended == OUT_OF_MEMORY else []
+        accused = holders.growing(holders.merged(self.owners, found, least), plain=grows)[: holders.MOST]
+        if grows or ended == OUT_OF_MEMORY:
+            return accused
+        return [each for each in accused if holders.piles_nodes(each, least)]
 
     def finish(self, error: BaseException | None, machine: dict[str, str], command: list[str], code: int) -> Trace:
         """Return what was recorded. Called after the block, while ``error``'s traceback still holds what it held."""
@@ -192,6 +211,7 @@ class Recorder:
             moments=self.moments,
             grows=grows,
             per_step=per_step,
+            nodes_per_step=self._nodes.per_step,
             owners=owners,
             card=watch.card.card.device.total if watch.card is not None else None,
             simulated=watch.card is not None,

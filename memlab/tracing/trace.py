@@ -132,7 +132,8 @@ class Trace:
         peak: what was saved when most was; ``live_peak`` the most that was alive.
         last: what was alive at the end.
         moments: what was saved at the ends of a few steps.
-        grows, per_step, nodes_per_step: the verdict on what steps leave behind, and by how much.
+        grows, per_step: whether steps leave more and more bytes behind, and how many each.
+        nodes_per_step: autograd nodes that each step leaves behind, 0 where they do not pile up.
         owners: who keeps graphs alive, and who lets plain tensors pile up; those that grow fastest first.
         card: bytes of the card, None without a limit; ``simulated`` tells whether a model counts it.
         card_numbers: what the card's allocator says at the end, since the beginning: allocated, reserved, active,
