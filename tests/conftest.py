@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import holders
+import projects
 import pytest
 import torch
 from _pytest.pytester import SysModulesSnapshot
@@ -59,3 +60,21 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     return tmp_path
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """Make a test file from bodies; return what runs pytest on it."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+
+    def again(*arguments):
+        return pytester.runpytest_inprocess("-p", "memlab.pytest_plugin", "-p", "no:cacheprovider", "-ra", *arguments)
+
+    def run(code, *arguments, name="test_it"):
+        path = pytester.path / f"{name}.py"
+        path.write_text(projects.HEAD + code)
+        return again(*arguments)
+
+    run.path, run.again = pytester.path, again
+    return run
