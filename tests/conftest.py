@@ -7,6 +7,7 @@ from pathlib import Path
 import holders
 import projects
 import pytest
+import recordings
 import torch
 from _pytest.pytester import SysModulesSnapshot
 
@@ -78,3 +79,9 @@ def project(pytester, monkeypatch):
 
     run.path, run.again = pytester.path, again
     return run
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """A snapshot of two training steps, and what was trained."""
+    return recordings.record()
