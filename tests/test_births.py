@@ -242,21 +242,21 @@ MAKERS = {
     ("name", "maker"), [pytest.param(name, each, id=each.__name__) for name, some in MAKERS.items() for each in some]
 )
 def test_growth_knows_where_what_grows_was_made(name, maker):
-    owner = memlab.growth(maker(), steps=6).owners[0]
+    owner = memlab.growth(maker(), steps=4, warmup=1).owners[0]
     assert (owner.name, owner.holds, shown(owner.born)) == (name, "tensors", line_of(maker))
 
 
 @NEEDS_PACKED
 def test_made_in_one_file_and_kept_by_another(elsewhere):
     kept = []
-    owner = memlab.growth(lambda: kept.append(elsewhere.batch(32)), steps=6).owners[0]
+    owner = memlab.growth(lambda: kept.append(elsewhere.batch(32)), steps=4, warmup=1).owners[0]
     assert (owner.name, shown(owner.born)) == ("kept", line_of(None, Path(elsewhere.__file__)))
 
     def make():
         return torch.ones(32, 16)  # born
 
     others = []
-    owner = memlab.growth(lambda: elsewhere.through(others.append, make), steps=6).owners[0]
+    owner = memlab.growth(lambda: elsewhere.through(others.append, make), steps=4, warmup=1).owners[0]
     assert (owner.name, shown(owner.born)) == ("others", line_of(make))
 
 
