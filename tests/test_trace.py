@@ -52,7 +52,7 @@ def main():
         print(process.exitcode, flush=True)
     import torch
 
-    threading.Timer(0.3, print, ["late thread"]).start()
+    threading.Thread(target=lambda: (threading.main_thread().join(), print("late thread"))).start()
     if os.fork() == 0:
         sys.exit(9)
     print("child ended with", os.waitstatus_to_exitcode(os.wait()[1]))
