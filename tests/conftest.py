@@ -11,6 +11,8 @@ import recordings
 import torch
 from _pytest.pytester import SysModulesSnapshot
 
+from memlab.guard import heap
+
 
 @pytest.fixture(scope="session", autouse=True)
 def imported_once(tmp_path_factory):
@@ -37,6 +39,14 @@ def imported_once(tmp_path_factory):
 def pytest_collection_modifyitems(items):
     """Let tests that import torch's compiler come last: it doubles the heap, which others walk again and again."""
     items.sort(key=lambda item: item.get_closest_marker("compiles") is not None)
+
+
+@pytest.fixture(scope="module")
+def small_heap():
+    """Let looks at the heap see what a file's tests make and little else: libraries and other tests' leavings aside."""
+    gc.collect()
+    with heap.small_heap():
+        yield
 
 
 @pytest.fixture(scope="module")

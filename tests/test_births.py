@@ -29,6 +29,7 @@ from memlab.ownership.born import Births
 from memlab.probes.history import History
 from memlab.probes.storages import Storages
 
+pytestmark = pytest.mark.usefixtures("small_heap")
 HERE = Path(__file__)
 ELSEWHERE = """
 import torch
@@ -65,8 +66,6 @@ def elsewhere(tmp_path):
 
 
 class Trainer:
-    seen = []  # noqa: RUF012  (shared by all: the leak)
-
     def __init__(self):
         self.outputs = []
 
@@ -105,11 +104,12 @@ def in_an_attribute():
 
 
 def in_a_class_attribute():
-    Trainer.seen.clear()
+    class Shared:
+        seen = []  # noqa: RUF012  (shared by all: the leak)
 
     def step():
         y = torch.rand(32, 16)  # born
-        Trainer.seen.append(y)
+        Shared.seen.append(y)
 
     return step
 
@@ -229,7 +229,7 @@ def beside_something_large():
 MAKERS = {
     "kept": [in_a_list, in_a_dict, a_gradient, by_torch_itself, by_a_loader, by_python_itself, in_a_thread],
     "trainer.outputs": [in_an_attribute],
-    "Trainer.seen": [in_a_class_attribute],
+    "in_a_class_attribute.<locals>.Shared.seen": [in_a_class_attribute],
     "fifo": [in_a_deque],
     "replay": [in_a_replay_buffer],
     "history": [in_a_history_of_an_average],

@@ -22,7 +22,7 @@ from memlab.tracing import explanation, holders
 from memlab.tracing.since import Since
 from memlab.tracing.trace import Held, Moment, Row, Trace, load
 
-pytestmark = NEEDS_PACKED
+pytestmark = [NEEDS_PACKED, pytest.mark.usefixtures("small_heap")]
 EACH = 4 * 32 * 64  # bytes of an output
 
 SCRIPT = """
