@@ -5,9 +5,13 @@ import sys
 from pathlib import Path
 
 import holders
+import projects
 import pytest
+import recordings
 import torch
 from _pytest.pytester import SysModulesSnapshot
+
+from memlab.guard import heap
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +42,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="module")
+def small_heap():
+    """Let looks at the heap see what a file's tests make and little else: libraries and other tests' leavings aside."""
+    gc.collect()
+    with heap.small_heap():
+        yield
+
+
+@pytest.fixture(scope="module")
 def nothing_else_alive():
     """Let graphs that other tests have left not count in `holders.owners`."""
     holders.leave_out_what_there_is()
@@ -59,3 +71,27 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     return tmp_path
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """Make a test file from bodies; return what runs pytest on it."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+
+    def again(*arguments):
+        return pytester.runpytest_inprocess("-p", "memlab.pytest_plugin", "-p", "no:cacheprovider", "-ra", *arguments)
+
+    def run(code, *arguments, name="test_it"):
+        path = pytester.path / f"{name}.py"
+        path.write_text(projects.HEAD + code)
+        return again(*arguments)
+
+    run.path, run.again = pytester.path, again
+    return run
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """A snapshot of two training steps, and what was trained."""
+    return recordings.record()

@@ -29,6 +29,7 @@ from memlab.ownership.born import Births
 from memlab.probes.history import History
 from memlab.probes.storages import Storages
 
+pytestmark = pytest.mark.usefixtures("small_heap")
 HERE = Path(__file__)
 ELSEWHERE = """
 import torch
@@ -65,8 +66,6 @@ def elsewhere(tmp_path):
 
 
 class Trainer:
-    seen = []  # noqa: RUF012  (shared by all: the leak)
-
     def __init__(self):
         self.outputs = []
 
@@ -105,11 +104,12 @@ def in_an_attribute():
 
 
 def in_a_class_attribute():
-    Trainer.seen.clear()
+    class Shared:
+        seen = []  # noqa: RUF012  (shared by all: the leak)
 
     def step():
         y = torch.rand(32, 16)  # born
-        Trainer.seen.append(y)
+        Shared.seen.append(y)
 
     return step
 
@@ -229,7 +229,7 @@ def beside_something_large():
 MAKERS = {
     "kept": [in_a_list, in_a_dict, a_gradient, by_torch_itself, by_a_loader, by_python_itself, in_a_thread],
     "trainer.outputs": [in_an_attribute],
-    "Trainer.seen": [in_a_class_attribute],
+    "in_a_class_attribute.<locals>.Shared.seen": [in_a_class_attribute],
     "fifo": [in_a_deque],
     "replay": [in_a_replay_buffer],
     "history": [in_a_history_of_an_average],
@@ -242,21 +242,21 @@ MAKERS = {
     ("name", "maker"), [pytest.param(name, each, id=each.__name__) for name, some in MAKERS.items() for each in some]
 )
 def test_growth_knows_where_what_grows_was_made(name, maker):
-    owner = memlab.growth(maker(), steps=6).owners[0]
+    owner = memlab.growth(maker(), steps=4, warmup=1).owners[0]
     assert (owner.name, owner.holds, shown(owner.born)) == (name, "tensors", line_of(maker))
 
 
 @NEEDS_PACKED
 def test_made_in_one_file_and_kept_by_another(elsewhere):
     kept = []
-    owner = memlab.growth(lambda: kept.append(elsewhere.batch(32)), steps=6).owners[0]
+    owner = memlab.growth(lambda: kept.append(elsewhere.batch(32)), steps=4, warmup=1).owners[0]
     assert (owner.name, shown(owner.born)) == ("kept", line_of(None, Path(elsewhere.__file__)))
 
     def make():
         return torch.ones(32, 16)  # born
 
     others = []
-    owner = memlab.growth(lambda: elsewhere.through(others.append, make), steps=6).owners[0]
+    owner = memlab.growth(lambda: elsewhere.through(others.append, make), steps=4, warmup=1).owners[0]
     assert (owner.name, shown(owner.born)) == ("others", line_of(make))
 
 

@@ -78,15 +78,13 @@ def pattern_of(found, make, wanted):
     return " or ".join(own or free) or f"no owner {wanted}"
 
 
-@pytest.fixture(scope="module")
-def as_written():
-    return recognised([loop.make for loop in LEAKING.values()])
+# One test for all loops, so that no two workers run them all.
+PATTERNS = {name: loop.pattern for name, loop in LEAKING.items()}
 
 
-@pytest.mark.parametrize("name", LEAKING)
-def test_the_pattern_of_a_loop(name, as_written):
-    loop = LEAKING[name]
-    assert pattern_of(as_written, loop.make, loop.owner) == loop.pattern
+def test_the_pattern_of_every_loop():
+    found = recognised([loop.make for loop in LEAKING.values()])
+    assert {name: pattern_of(found, loop.make, loop.owner) for name, loop in LEAKING.items()} == PATTERNS
 
 
 def test_every_pattern_has_a_loop():
@@ -182,26 +180,24 @@ class Renames(ast.NodeTransformer):
 MEANT = (torch.Tensor, nn.Module, torch.autograd.Function, torch.optim.Optimizer, list, dict)
 
 
-@pytest.fixture(scope="module")
-def renamed(tmp_path_factory):
-    """The same loops with other names: by the old name of each, what is recognised, its maker and its owner's name."""
+@pytest.fixture
+def renamed(tmp_path, monkeypatch):
+    """The same loops with other names: for each, by its old name, its maker and its owner's name."""
     one, other = (Path(module.__file__).read_text() for module in (corpus, owner_loops))
     other = "\n".join(line for line in other.splitlines() if not line.startswith("from corpus import"))
     tree = ast.parse(f"{one}\nCORPUS = LOOPS\n{other}")
     renames = Renames(tree)
-    file = tmp_path_factory.mktemp("renamed") / "a.py"
+    file = tmp_path / "a.py"
     file.write_text(ast.unparse(renames.visit(tree)))
     spec = importlib.util.spec_from_file_location("a_renamed_corpus", file)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     makers = dict(zip(LOOPS, [each.make for each in {**module.LOOPS, **module.OWNER_LOOPS}.values()], strict=True))
-    found = recognised([makers[name] for name in LEAKING])
-    yield {name: (found, makers[name], renames.dotted(loop.owner)) for name, loop in LEAKING.items()}
-    del sys.modules[spec.name]
+    return {name: (makers[name], renames.dotted(loop.owner)) for name, loop in LEAKING.items()}
 
 
-@pytest.mark.parametrize("name", LEAKING)
-def test_other_names_change_no_pattern(name, renamed):
-    found, make, owner = renamed[name]
-    assert make.__name__ != name
-    assert pattern_of(found, make, owner) == LEAKING[name].pattern
+def test_other_names_change_no_pattern(renamed):
+    assert not {make.__name__ for make, _ in renamed.values()} & LEAKING.keys()
+    found = recognised([make for make, _ in renamed.values()])
+    assert {name: pattern_of(found, make, owner) for name, (make, owner) in renamed.items()} == PATTERNS

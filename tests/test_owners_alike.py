@@ -11,7 +11,7 @@ from torch import nn
 
 from memlab.ownership import bound
 
-pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("nothing_else_alive")]
+pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("small_heap", "nothing_else_alive")]
 
 
 def reporter(loss):

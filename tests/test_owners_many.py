@@ -10,7 +10,7 @@ from torch import nn
 from memlab import origins
 from memlab.ownership.survey import survey
 
-pytestmark = holders.NEEDS_PACKED
+pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("small_heap")]
 _WALKS = ("memlab.ownership.anchors", "memlab.ownership.heap", "memlab.ownership.frames")  # over the whole heap
 
 

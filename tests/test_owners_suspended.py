@@ -12,7 +12,7 @@ from holders import owners
 
 from memlab.ownership import frames
 
-pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("nothing_else_alive")]
+pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("small_heap", "nothing_else_alive")]
 
 
 def advanced(generator):

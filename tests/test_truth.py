@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 import memlab
 from memlab.lines import GIVEN
 
+pytestmark = pytest.mark.usefixtures("small_heap")
 FEW = settings(max_examples=60, deadline=None)
 
 
