@@ -21,6 +21,7 @@ from memlab.node_names import READS_PACKED, saved_by
 from memlab.origins import WRAPPER_REFERENCES, storage_key
 from memlab.reading import Reading
 from memlab.unavailable import Unavailable
+from memlab.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Bill:
     lines: list[Line]
     nodes: int
     unseen: dict[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Bill: {format_bytes(self.bytes)} kept for backward; nodes: {self.nodes:,}>"
 
     @property
     def bytes(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memlab.report import parsed, write_atomically
+from memlab.units import format_bytes
 
 FITS, DIES, UNKNOWN = "fits", "dies", "unknown"
 _FORMAT, _VERSION = "memlab prediction", 1
@@ -77,6 +78,10 @@ class Prediction:
     missing: list[str] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        peaks = f"{format_bytes(self.allocated)} allocated, {format_bytes(self.reserved)} reserved at the peak"
+        return f"<Prediction: {self.what} {self.verdict}; {peaks}>"
 
     @property
     def fits(self) -> bool:

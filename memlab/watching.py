@@ -162,6 +162,9 @@ def watch(
     )
 
 
+NAMED = 3  # owners in the text of a growth
+
+
 @dataclass(frozen=True)
 class Growth:
     """Whether a step leaves more behind each time it runs.
@@ -188,6 +191,13 @@ class Growth:
     def nodes_grow(self) -> bool:
         """Whether autograd nodes grow from step to step, judged as bytes are."""
         return trend.rises(self.nodes)
+
+    def __repr__(self) -> str:
+        if not self.grows and not self.nodes_grow:
+            return f"<Growth: none in {len(self.series)} steps>"
+        more = f"+{format_bytes(self.bytes_per_step)}, " if self.grows else ""
+        held = f"; held by {', '.join(owner.name for owner in self.owners[:NAMED])}" if self.owners else ""
+        return f"<Growth: {more}nodes {self.nodes_per_step:+,} every step{held}>"
 
 
 def growth(step: Callable[[], object], steps: int = 10, warmup: int = 3) -> Growth:

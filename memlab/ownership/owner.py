@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memlab.units import format_bytes
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -68,3 +70,11 @@ class Owner:
     made_by: tuple[str, ...] = ()
     evaluating: bool = False
     complete: bool = True
+
+    def __repr__(self) -> str:
+        told = f"{format_bytes(self.bytes)}, {format_bytes(self.exclusive_bytes)} alone"
+        if self.bytes_per_step:
+            told += f", {format_bytes(self.bytes_per_step)} more every step"
+        if self.born != "unknown":
+            told += f", born at {self.born}"
+        return f"<Owner {self.name} ({self.where}): {told}>"
