@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import memlab
 from memlab.doctor import machine
@@ -34,8 +34,14 @@ class Thing:
 
 
 class Holder:
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Any) -> None:
         self.tensor = tensor
+
+
+def module(tensor: Tensor) -> nn.Module:
+    made = nn.Module()
+    made.register_buffer("state", tensor)
+    return made
 
 
 STORES: dict[str, Callable[[list[Tensor]], Any]] = {
@@ -43,6 +49,10 @@ STORES: dict[str, Callable[[list[Tensor]], Any]] = {
     "one dict": lambda tensors: dict(enumerate(tensors)),
     "ten lists in a list": lambda tensors: [tensors[start::10] for start in range(10)],
     "an object for each, in a list": lambda tensors: [Holder(each) for each in tensors],
+    "a tuple for each, in a list": lambda tensors: [(0.5, each) for each in tensors],
+    "an object with a dict for each": lambda tensors: [Holder({"loss": each}) for each in tensors],
+    "an object in an object for each": lambda tensors: [Holder(Holder(each)) for each in tensors],
+    "a module for each, in a list": lambda tensors: [module(each) for each in tensors],
 }
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     "plain": torch.ones_like,
@@ -57,7 +67,8 @@ def main() -> None:
     print("| objects in the heap | seconds (best of 3) |\n|---:|---:|")
     for count in COUNTS:
         beside(count)
-    print(f"\n| {TENSORS:,} tensors | held by | seconds (best of 3) | on the CPU | all read |\n|---|---|---:|---:|---|")
+    print(f"\n| {TENSORS:,} tensors | held by | objects | seconds (best of 3) | on the CPU | all read |")
+    print("|---|---|---:|---:|---:|---|")
     for text, op in KINDS.items():
         for store in STORES:
             many(text, op, store)
@@ -95,7 +106,8 @@ def many(text: str, op: Callable[[Tensor], Tensor], store: str) -> None:
         worked.append(time.thread_time() - at_work)
         assert (owner.name, owner.elements) == ("held", TENSORS)
     read = "yes" if owner.complete else "no"
-    print(f"| {text} | {store} | {min(taken):.2f} | {min(worked):.2f} | {read} |", flush=True)
+    objects = f"{len(gc.get_objects()):,}"
+    print(f"| {text} | {store} | {objects} | {min(taken):.2f} | {min(worked):.2f} | {read} |", flush=True)
     del held
 
 

@@ -7,7 +7,7 @@ each cannot grow; the list of the callbacks does.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from memlab.ownership import look
+from memlab.ownership.links import Links
 
 _FEWEST = 2
 
@@ -26,32 +27,6 @@ class Bearer:
     thing: Any
     held: dict[int, Any] = field(default_factory=dict)
     linked: set[int] = field(default_factory=set)
-
-
-@dataclass
-class Links:
-    """Who holds what on the climb, by ``id()``; shared with the climb, and changed here."""
-
-    things: MutableMapping[int, Any]
-    down: defaultdict[int, set[int]]
-    up: defaultdict[int, list[int]]
-    spaces: MutableMapping[int, int]
-    dicts: set[int] = field(default_factory=set)  # holders that may be somebody's ``__dict__``
-
-    def link(self, holder: Any, held: list[int]) -> None:
-        """Say that ``holder`` holds what has these ids, each named once."""
-        self.things[id(holder)] = holder
-        if type(holder) is dict:
-            self.dicts.add(id(holder))
-        known = self.down[id(holder)]
-        fresh = [each for each in held if each not in known] if known else held
-        known.update(fresh)
-        for each in fresh:
-            self.up[each].append(id(holder))
-
-    def unlink(self, holder: Any, held: int) -> None:
-        self.down[id(holder)].discard(held)
-        self.up[held].remove(id(holder))
 
 
 class Alike:
@@ -112,7 +87,7 @@ class Alike:
         while waiting:
             part = waiting.pop()
             for holder in links.up[part]:
-                if look.is_a(links.things[holder], *look.CONTAINERS) and holder not in links.spaces:
+                if look.is_a(links.things[holder], *look.CONTAINERS) and links.owner_of(holder) is None:
                     yield holder, part
                 if holder not in met and not look.is_a(links.things[holder], nn.Module, Tensor, type):
                     met.add(holder)

@@ -35,8 +35,8 @@ class Garbage:
                 return False
             fresh: dict[int, Any] = {}
             # Looking at an object may have made its __dict__ since: what was found on the climb still holds.
-            found = [holder for holder, _ in self._heap.holders(level)]
-            found += [self._climb.things[holder] for each in level for holder in self._climb.up.get(each, ())]
+            found = self._heap.holders(level).things
+            found += [self._climb.things[holder] for each in level for holder in self._climb.up[each]]
             for holder in found:
                 if look.is_a(holder, ModuleType):
                     return False

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from memlab.ownership import look
 _base: Any = torch._C.TensorBase
 _use_count = _base._use_count
 _grad_fn, _grad, _is_leaf = _base.grad_fn.__get__, _base.grad.__get__, _base.is_leaf.__get__
-_TENSOR, _NODE, _CUT, _OTHER = range(4)
+_OTHER, _TENSOR, _NODE, _CUT = range(4)
 
 
 @dataclass
@@ -47,29 +48,30 @@ class Anchors:
         return {id(each) for each in (self.things, self.nodes, self.grads, self.maybe, self.plain, *self.grads)}
 
 
-def find(is_wanted: Callable[[Tensor], bool] | None = None) -> Anchors:
-    """Walk the heap once; ``is_wanted`` says which plain tensors are wanted, too."""
+def find(wanted: Callable[[list[Tensor]], Iterable[Tensor]] | None = None) -> Anchors:
+    """Walk the heap once; ``wanted`` says which of all tensors are wanted, whether they lead to a graph or not."""
     found = Anchors()
-    kinds: dict[int, tuple[type, int]] = {}
     tensors: list[Tensor] = []  # asked for their nodes only once all nodes are judged by their references
     held: list[tuple[Any, int]] = []
     cuts: Counter[int] = Counter()
     with torch._C.DisableTorchFunctionSubclass():
-        for thing in gc.get_objects():
-            kind = type(thing)
-            known = kinds.get(id(kind))
-            if known is None:
-                known = kinds[id(kind)] = (kind, _category(thing))
-            if known[1] == _TENSOR:
+        objects = gc.get_objects()
+        kinds = list(map(id, map(type, objects)))
+        categories = {each: _category(thing) for each, thing in dict(zip(kinds, objects, strict=True)).items()}
+        thing: Any = None
+        for thing in compress(objects, map(categories.__getitem__, kinds)):
+            category = categories.get(id(type(thing)))
+            if category == _TENSOR:
                 tensors.append(thing)
-            elif known[1] == _NODE:
+            elif category == _NODE:
                 references = sys.getrefcount(thing) - _UNHELD_NODE
                 if references > 0:
                     held.append((thing, references))
                 else:
                     found.maybe.append(thing)
-            elif known[1] == _CUT:
+            elif category == _CUT:
                 cuts.update(map(id, thing.successors))
+        del objects, thing  # else they would count as references
         for node, references in held:
             if references > cuts[id(node)]:
                 found.things.append(node)
@@ -79,7 +81,9 @@ def find(is_wanted: Callable[[Tensor], bool] | None = None) -> Anchors:
         held.clear()
         for tensor in tensors:
             unheld = sys.getrefcount(tensor) <= _UNHELD_TENSOR and _use_count(tensor) > 1
-            _add_tensor(found, tensor, is_wanted, unheld=unheld)
+            _add_tensor(found, tensor, unheld=unheld)
+        if wanted is not None:
+            found.plain.extend(wanted(tensors))
     return found
 
 
@@ -91,7 +95,7 @@ def _category(thing: Any) -> int:
     return _NODE if look.is_node(type(thing)) else _OTHER
 
 
-def _add_tensor(found: Anchors, tensor: Tensor, is_wanted: Callable[[Tensor], bool] | None, *, unheld: bool) -> None:
+def _add_tensor(found: Anchors, tensor: Tensor, *, unheld: bool) -> None:
     try:
         node = _grad_fn(tensor)
         if node is not None and unheld:
@@ -103,8 +107,6 @@ def _add_tensor(found: Anchors, tensor: Tensor, is_wanted: Callable[[Tensor], bo
             found.things.append(grad)
             found.nodes.append(node)
             found.grads.append((tensor, grad))
-        if is_wanted is not None and is_wanted(tensor):
-            found.plain.append(tensor)
     except RuntimeError:  # a wrapper of torch.func, or a tensor whose storage is gone
         return
 

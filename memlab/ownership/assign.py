@@ -7,13 +7,14 @@ that has a name is a name of its own, unless a container was passed on the way: 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
+from itertools import repeat
 from types import FunctionType, TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 
-from memlab.ownership import look
+from memlab.ownership import look, seal
 from memlab.ownership.climb import GENERATORS, LAST_ERROR, Climb, Key
 
 ALIKE = 8  # so many objects of one class with a name each, for the same attribute, count as one owner
@@ -40,7 +41,8 @@ class Assignment:
         self._labels: dict[tuple[int, int], str] = {}
         self._labels_in: dict[int, dict[int, str | None]] = {}
         self._spread()
-        self.masks = dict(self._sealed)
+        # What lies below a container belongs to its names, whatever it is called there.
+        self.masks = seal.spread(self._sealed, *climb.down.pairs())
         for each, mask in self._open.items():
             self.masks[each] = self.masks.get(each, 0) | mask
         self.joined: dict[Key, list[Key]] = {key: [key] for key in self.keys}
@@ -54,6 +56,9 @@ class Assignment:
     def of(self, thing: int) -> int:
         return self.masks.get(thing, 0)
 
+    def of_all(self, things: Collection[int]) -> dict[int, int]:
+        return dict(zip(things, map(self.masks.get, things, repeat(0)), strict=True))
+
     def _bit(self, key: Key) -> int:
         if key not in self._bits:
             self._bits[key] = 1 << len(self.keys)
@@ -61,7 +66,7 @@ class Assignment:
         return self._bits[key]
 
     def _spread(self) -> None:
-        """Spread names of their own first, and from where these end what belongs to a container's, or the like."""
+        """Spread names of their own as far as they go; note what belongs to a container's, or the like."""
         waiting = []
         named = [(each, names) for each, names in self.climb.names.items() if each in self.climb.things]
         for each, names in named:
@@ -71,13 +76,12 @@ class Assignment:
                 waiting.append(each)
         while waiting:
             holder = waiting.pop()
-            if holder in self.climb.spaces:
+            if self.climb.links.owner_of(holder) is not None:
                 continue  # whose dict it is has spread through it already
             for held, is_open in self._passed_on(holder):
                 if is_open & ~self._open[held]:
                     self._open[held] |= is_open
                     waiting.append(held)
-        self._seal()
 
     def _passed_on(self, holder: int) -> list[tuple[int, int]]:
         """Return what a name goes on to, itself or as an attribute's; note what belongs to a container's name."""
@@ -97,27 +101,6 @@ class Assignment:
                 passed.append((held, self._bit(key)))
         return passed
 
-    def _seal(self) -> None:
-        """Spread containers' names over all that lies below, whatever it is called there."""
-        down, sealed, spaces = self.climb.down, self._sealed, self.climb.spaces
-        waiting = [each for each in sealed if each in down and each not in spaces]
-        while waiting:
-            holder = waiting.pop()
-            mask = sealed[holder]
-            for held in self._below(holder):
-                known = sealed.get(held, 0)
-                if mask & ~known:
-                    sealed[held] = known | mask
-                    if held in down and held not in spaces:
-                        waiting.append(held)
-
-    def _below(self, holder: int) -> Iterable[int]:
-        """Return what an object holds, itself or in its ``__dict__``."""
-        down, thing = self.climb.down, self.climb.things[holder]
-        if look.is_a(thing, nn.Module) or not self.climb.spaces.keys().isdisjoint(down[holder]):
-            return [held for held, _ in self.attributes_of(holder)]
-        return down[holder]
-
     def attributes_of(self, holder: int) -> list[tuple[int, str | None]]:
         """Return what ``holder`` holds, with the attribute's name; None where it only passes on what it holds."""
         climb, thing = self.climb, self.climb.things[holder]
@@ -125,9 +108,9 @@ class Assignment:
             return [(held, None) for held in climb.down[holder]]
         found: list[tuple[int, str | None]] = []
         for held in climb.down[holder]:
-            if climb.spaces.get(held) != holder and type(thing) is FunctionType:
+            if climb.links.owner_of(held) != holder and type(thing) is FunctionType:
                 found.append((held, None))  # what it closes over, or a default
-            elif climb.spaces.get(held) == holder:
+            elif climb.links.owner_of(held) == holder:
                 found.extend((each, self.attribute_in(held, each)) for each in climb.down[held])
             else:
                 found.append((held, self.attribute(holder, held)))
@@ -145,7 +128,7 @@ class Assignment:
     def attribute_in(self, space: int, held: int) -> str:
         labels = self._labels_in.get(space)
         if labels is None:
-            labels = look.keys_of(self.climb.things[space], self.climb.down[space])
+            labels = look.keys_of(self.climb.things[space], set(self.climb.down[space]))
             self._labels_in[space] = labels
         return labels.get(held) or "?"
 

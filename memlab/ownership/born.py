@@ -17,13 +17,14 @@ class Births:
 
     def __init__(self) -> None:
         self._storages: dict[int, tuple[Place, int, int]] = {}  # place, new bytes, bytes
-        self._masks: defaultdict[int, int] = defaultdict(int)
+        self._masks: dict[int, int] = {}
 
     def add(self, storage: torch.UntypedStorage, mask: int, new: int) -> None:
         """Note who holds a storage; ``new`` bytes of it are those that are asked about first."""
         key = storage._cdata
-        self._masks[key] |= mask
-        if key not in self._storages:
+        known = self._masks.get(key)
+        self._masks[key] = mask if known is None else known | mask
+        if known is None:
             self._storages[key] = birth(storage), new, storage.nbytes()
 
     @cached_property

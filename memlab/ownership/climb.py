@@ -20,15 +20,17 @@ from types import (
 )
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from memlab import deep, hooks
 from memlab.ownership import bound, frames, look, shell
-from memlab.ownership.alike import Alike, Links
-from memlab.ownership.heap import Heap
+from memlab.ownership.alike import Alike
+from memlab.ownership.heap import Heap, Holders
+from memlab.ownership.links import Links
 
 DEEPEST = 40  # levels of containers and objects between a tensor and a name
-MOST = 300_000  # objects to climb through
 LRU_CACHE = type(functools.lru_cache(lambda: None))
 _OWN = (hooks.Packed, deep.Cut, Heap, frames.Ended)
 GENERATORS = {GeneratorType: "generator", CoroutineType: "coroutine", AsyncGeneratorType: "coroutine"}
@@ -69,20 +71,17 @@ class Climb:
     """Everything between some objects and the names that hold them.
 
     Attributes:
-        down: ``{holder: held}`` by ``id()``, of every object on the way.
+        links: which objects are on the way, and which hold which.
+        things, down, up: these, of ``links``.
         names: names by the ``id()`` of what they name.
-        things: the objects on the way, by ``id()``.
-        spaces: the dicts that are somebody's ``__dict__``: ``{id of the dict: id of the object}``.
         nodes: pairs (id of an autograd node, id of what Python code has hung on it).
     """
 
     def __init__(self, heap: Heap, starts: list[Any], extra: list[tuple[Any, Any]]) -> None:
         self.heap = heap
-        self.things: dict[int, Any] = {id(each): each for each in starts}
-        self.down: defaultdict[int, set[int]] = defaultdict(set)
-        self.up: defaultdict[int, list[int]] = defaultdict(list)
+        self.links = Links(starts)
+        self.things, self.down, self.up = self.links.things, self.links.down, self.links.up
         self.names: defaultdict[int, list[Name]] = defaultdict(list)
-        self.spaces: dict[int, int] = {}
         self.nodes: set[tuple[int, int]] = set()
         self._modules = _module_dicts()
         self._shell = shell.find()
@@ -96,12 +95,11 @@ class Climb:
         for holder, held in extra:
             self._extra[id(held)].append(holder)
             self.grads[id(holder)].add(id(held))
-        self._links = Links(self.things, self.down, self.up, self.spaces)
         level = self._starts = set(self.things)
-        self._alike = Alike(self._links, set(level))
+        self._alike = Alike(self.links, set(level))
         self._risen = set(level)
         for _ in range(DEEPEST):
-            if not level or len(self.things) > MOST:
+            if not level:
                 break
             level = self._rise(level)
         self._alike.settle(self.names)
@@ -111,38 +109,44 @@ class Climb:
         for each in level & self._frames.keys():
             self.names[each].extend(self._frames[each])
         found = self.heap.holders(level)
+        alone = self._special(found)
+        pairs = found.only(alone).pairs()
         for each in level & self._extra.keys():
-            found.extend((holder, [each]) for holder in self._extra[each])
-        found.sort(key=lambda pair: id(pair[0]) not in self._modules)  # who has a name must be known first
-        fresh: set[int] = set()
-        for holder, held in found:
-            passed = self._passed_by(holder, held)
-            if passed:
-                self._links.link(holder, passed)
-                # What is named by now is where climbing ends.
-                if self.names.keys().isdisjoint(passed) or not all(map(self._is_named_object, passed)):
-                    fresh.add(id(holder))
+            pairs.extend((holder, [each]) for holder in self._extra[each])
+        pairs.sort(key=lambda pair: id(pair[0]) not in self._modules)  # who has a name must be known first
+        fresh = {id(holder) for holder, held in pairs if self._leads_on(holder, held)}
+        others = found.only(~alone)
+        self.links.link_all(others)
+        fresh |= self._leading_on(others, level)
         fresh -= self._risen
         fresh |= self._alike.rise()  # again, where what has a name of its own was no way on before
         self._risen |= fresh
         return fresh
 
-    def _passed_by(self, holder: Any, held: list[int]) -> list[int]:
-        """Record what ``holder`` is to what it holds; return to which of that the way leads on through it."""
+    def _special(self, found: Holders) -> NDArray[np.bool_]:
+        """Say which of these are more than objects that hold what they refer to."""
+        kinds = list(map(type, found.things))
+        _, first, place = np.unique(list(map(id, kinds)), return_index=True, return_inverse=True)
+        special = np.array([not _only_holds(kinds[each]) for each in first.tolist()], dtype=np.bool_)
+        alone: NDArray[np.bool_] = special[place] | np.isin(found.ids, [*self._modules, *self._shell.places])
+        return alone
+
+    def _leads_on(self, holder: Any, held: list[int]) -> bool:
+        """Record what ``holder`` is to what it holds; tell whether the way leads on through it, and not to a name."""
         if id(holder) in self._modules:
             self._name_globals(holder, set(held), self._modules[id(holder)])
-            return []
+            return False
         if self._shell.has(id(holder)):
             held = [each for each in held if not self._name_output(holder, each)]
-        if not look.once("only holds", type(holder), _only_holds):
-            return [each for each in held if self._leads_to(holder, each)]
-        self._note_space(holder, held)
-        return held
+        self.links.link(holder, [each for each in held if self._leads_to(holder, each)])
+        return not all(map(self._is_named_object, self.down[id(holder)]))
 
-    def _note_space(self, holder: Any, held: list[int]) -> None:
-        for each in () if self._links.dicts.isdisjoint(held) else held:
-            if each in self._links.dicts and id(look.dict_of(holder)) == each:
-                self.spaces[each] = id(holder)
+    def _leading_on(self, found: Holders, level: set[int]) -> set[int]:
+        """Return those through which the way leads on: climbing ends at an object that is named by now."""
+        ends = [each for each in level & self.names.keys() if self._is_named_object(each)]
+        if not ends:
+            return set(found.ids.tolist())
+        return set(found.ids[found.places[~np.isin(found.held, ends)]].tolist())
 
     def _leads_to(self, holder: Any, held: int) -> bool:
         """Record what ``holder`` is to ``held``; tell whether the way leads on through it, and not to a name."""
@@ -171,12 +175,12 @@ class Climb:
             return False  # a tensor leads to its own graph
         if look.is_a(holder, _thread._local) and type(self.things[held]) is dict:
             for space in self.down[held]:  # in between lies a dict with one ``__dict__`` for each thread
-                self.spaces[space] = id(holder)
-                self._links.link(holder, [space])
+                self.links.spaces[space] = id(holder)
+                self.links.link(holder, [space])
+            return False
         if kind is CellType:
             for name in self._cell_locals.get(held, ()):
                 self.names[id(holder)].append(_renamed(name, ("cell", id(holder))))
-        self._note_space(holder, [held])
         return True
 
     def _is_named_object(self, held: int) -> bool:
@@ -227,12 +231,12 @@ class Climb:
         elif held == id(function.__globals__):
             module = function.__globals__.get("__name__")
             about = module if type(module) is str else "a namespace"
-            self._name_globals(function.__globals__, self.down[held], about)
+            self._name_globals(function.__globals__, set(self.down[held]), about)
         elif held == id(function.__kwdefaults__):
             for argument, value in look.items(function.__kwdefaults__ or {}):
                 self._name_default(function, argument, value, about)
         elif held == id(function.__dict__):
-            self.spaces[held] = id(function)
+            self.links.spaces[held] = id(function)
             name = Name(function.__qualname__, f"function {about}", "function", ("function", id(function)), 2)
             self.names[id(function)] = [name]
             return True
@@ -285,7 +289,7 @@ class Climb:
     def _class(self, kind: type, held: int) -> bool:
         if type(self.things[held]) is not dict:
             return False  # its bases, its subclasses
-        self.spaces[held] = id(kind)
+        self.links.spaces[held] = id(kind)
         name = look.qualified(kind)
         self.names[id(kind)] = [Name(name, f"class {name}", "class", ("class", id(kind)), 2, kind)]
         return True

@@ -130,9 +130,9 @@ class Words:
     def _steps(self, holder: int, below: dict[int, int]) -> Iterator[str]:
         climb = self._climb
         while (held := below[holder]) != -1:
-            if held in climb.spaces and climb.spaces[held] == holder:
+            if climb.links.owner_of(held) == holder:
                 pass
-            elif holder in climb.spaces:
+            elif climb.links.owner_of(holder) is not None:
                 attribute = self._assignment.attribute_in(holder, held)
                 yield "" if attribute in ("_modules", "_parameters", "_buffers") else f".{attribute}"
             elif look.is_a(climb.things[holder], *look.CONTAINERS):
@@ -152,7 +152,7 @@ class Words:
     def _attribute(self, holder: int, held: int) -> str:
         """Return as which attribute an object, or its ``__dict__``, holds another; ``""`` if it is no attribute."""
         thing = self._climb.things[holder]
-        if holder in self._climb.spaces:
+        if self._climb.links.owner_of(holder) is not None:
             return self._assignment.attribute_in(holder, held)
         # From Python 3.13 on most objects hold their attributes themselves, without a dict between.
         other = look.is_a(thing, *look.CONTAINERS) or look.is_exactly(thing, *look.PASSING)
@@ -171,7 +171,7 @@ class Words:
         thing: Any = self._climb.things[holder]
         if look.is_a(thing, nn.Module, Tensor) and self._assignment.attribute(holder, held) in HOOKS:
             return "hooks"
-        if holder in self._climb.spaces:
+        if self._climb.links.owner_of(holder) is not None:
             return "hooks" if look.key_of(thing, held) in HOOKS else ""
         if look.is_node(type(thing)):
             return "node"
@@ -190,11 +190,16 @@ class Words:
             above = []
             for each in level:
                 for holder in climb.up[each]:
-                    if holder not in below and assignment.holds(keys[0], holder):
+                    if holder not in below and self._is_held(keys[0], holder):
                         below[holder] = each
                         above.append(holder)
             level = above
         return []
+
+    def _is_held(self, key: Key, thing: int) -> bool:
+        """Whether an object, or the one whose ``__dict__`` it is, belongs to a key."""
+        owner = self._climb.links.owner_of(thing)
+        return self._assignment.holds(key, thing) or (owner is not None and self._assignment.holds(key, owner))
 
     def _targets(self, key: Key) -> set[int]:
         if key in self._assignment.attributes:
@@ -218,12 +223,13 @@ class Words:
         climb = self._climb
         thing: Any = climb.things[holder]
         kind = type(thing)
-        if look.is_exactly(thing, CellType) or climb.spaces.get(held) == holder:
+        if look.is_exactly(thing, CellType) or climb.links.owner_of(held) == holder:
             return ""
         if look.is_exactly(thing, FunctionType, *GENERATORS):
             return f"{thing.__qualname__}()"
-        if holder in climb.spaces:
-            owner = climb.things[climb.spaces[holder]]
+        space = climb.links.owner_of(holder)
+        if space is not None:
+            owner = climb.things[space]
             return f"{look.type_name(type(owner))}.{self._assignment.attribute_in(holder, held)}"
         if kind is TracebackType:
             return "traceback"

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import sys
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
@@ -99,8 +100,13 @@ def is_own(code: CodeType) -> bool:
 
 def short(file: str) -> str:
     """Return a file relative to the working directory where it lies below, as everywhere in memlab."""
+    return _relative(file, Path.cwd())
+
+
+@lru_cache(1024)
+def _relative(file: str, folder: Path) -> str:
     path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else file
 
 
 def describe(frame: FrameType) -> str:

@@ -34,7 +34,7 @@ class Loose:
 
     def settle(self) -> tuple[dict[int, int], list[int]]:
         """Return who holds each tensor and who reaches each node, as bits of `keys`."""
-        holders = {each: self._assignment.of(each) for each in self._numbers}
+        holders = self._assignment.of_all(self._numbers)
         above = {each: self._above(each) for each, mask in holders.items() if not mask}
         if self._graphs.unread:
             above.clear()  # what was not read may lead to them
@@ -130,7 +130,9 @@ class Loose:
         if not ring:
             return None
         objects = [
-            each for each in ring if each not in climb.spaces and not look.is_a(climb.things[each], *look.CONTAINERS)
+            each
+            for each in ring
+            if climb.links.owner_of(each) is None and not look.is_a(climb.things[each], *look.CONTAINERS)
         ]
         named = [each for each in objects if not look.is_a(climb.things[each], Tensor)] or objects or sorted(ring)
         kinds = sorted({look.type_name(type(climb.things[each])) for each in named if each in ring})

@@ -29,9 +29,14 @@ class Shell:
     outputs: frozenset[int] = frozenset()
     last: frozenset[tuple[int, int]] = frozenset()
 
+    @property
+    def places(self) -> frozenset[int]:
+        """The shell's own places for outputs."""
+        return self.outputs | {place for place, _ in self.last}
+
     def has(self, holder: int) -> bool:
-        """Whether an object is one of the shell's own places for outputs."""
-        return holder in self.outputs or any(holder == place for place, _ in self.last)
+        """Whether an object is one of these places."""
+        return holder in self.places
 
     def keeps(self, holder: int, held: int) -> bool:
         """Whether what such a place holds is an output."""

@@ -31,8 +31,9 @@ from memlab.ownership.reach import Graphs, Reached
 
 # Measured by benchmarks/owners.py: a look at the heap takes so many times as long as finding what leads to graphs in
 # it, and of what is left reading graphs takes this share; the rest goes to working with what was read.
-_HEAP, _READING = 4.0, 0.45
-_dimensions = torch._C.TensorBase.ndim.__get__  # type: ignore[attr-defined]
+_HEAP, _READING = 5.0, 0.4
+_base: Any = torch._C.TensorBase
+_dimensions, _storage = _base.ndim.__get__, _base.untyped_storage
 _LIBRARIES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
 
 
@@ -90,20 +91,18 @@ def _survey(tensor: Tensor | None, made: dict[int, int], seconds: float) -> Surv
         objects.clear()
 
 
-def _wanted(tensor: Tensor | None, made: dict[int, int]) -> Callable[[Tensor], bool] | None:
+def _wanted(tensor: Tensor | None, made: dict[int, int]) -> Callable[[list[Tensor]], Iterable[Tensor]] | None:
     if made:
-        return lambda each: origins.storage_key(each) in made
+        return lambda tensors: (each for each, storage in _storages(tensors) if storage._cdata in made)
     if tensor is not None and tensor.grad_fn is None:
-        return lambda each: each is tensor
+        return lambda _: [tensor]
     return None
 
 
 class _Look:
     def __init__(self, found: Anchors, graphs: Graphs, heap: Heap, made: dict[int, int]) -> None:
         self._found, self._graphs, self._heap, self._made = found, graphs, heap, made
-        things = {id(each): each for each in (*found.things, *found.plain)}
-        self._climb = Climb(heap, list(things.values()), found.grads)
-        del things
+        self._climb = Climb(heap, [*found.things, *found.plain], found.grads)
         self._assignment = Assignment(self._climb)
         self._words = Words(self._climb, self._assignment)
         self._garbage = Garbage(heap, self._climb)
@@ -113,16 +112,18 @@ class _Look:
         self._ages = {id(each): node._sequence_nr() for each, node in zip(found.things, found.nodes, strict=True)}
         self._births = Births()
         self._loose = Loose(self._climb, self._assignment, graphs, self._numbers, self._garbage)
-        self._storages = dict(_storages(found.plain))
+        self._storages = {id(each): (storage._cdata, storage) for each, storage in _storages(found.plain)}
 
     def survey(self, tensor: Tensor | None) -> Survey:
         holders, reached = self._loose.settle()
         totals = self._graphs.totals(reached)
         wanted = self._keeping(tensor, reached)
-        alone = (id(each) for each in self._found.plain if id(each) not in self._numbers)
-        holders.update((each, self._assignment.of(each)) for each in alone)
+        alone = [each for each in map(id, self._found.plain) if each not in holders]
+        holders |= self._assignment.of_all(alone)
         plain = self._plain(holders)
-        reaching = {each: holders.get(each, 0) | self._assignment.of(each) for each in self._storages}
+        reaching = self._assignment.of_all(self._storages)
+        for each in reaching.keys() & self._numbers.keys():
+            reaching[each] |= holders[each]
         pinned = self._pinned(reaching, reached)
         self._note_births(reaching)
         held_by = _held_by(holders)
@@ -148,15 +149,15 @@ class _Look:
 
     def _plain(self, holders: dict[int, int]) -> dict[int, Counter[int]]:
         """For each owner's bit: bytes of plain tensors' storages, by the set of owners that hold them."""
-        masks: defaultdict[int, int] = defaultdict(int)
-        sizes: dict[int, int] = {}
-        for each, (key, size) in self._storages.items():
+        masks: dict[int, int] = {}
+        storages: dict[int, torch.UntypedStorage] = {}
+        for each, (key, storage) in self._storages.items():
             if each not in self._numbers:
-                masks[key] |= holders[each]
-                sizes[key] = size
+                masks[key] = masks.get(key, 0) | holders[each]
+                storages[key] = storage
         nbytes: Counter[int] = Counter()
         for key, mask in masks.items():
-            nbytes[mask] += sizes[key]
+            nbytes[mask] += storages[key].nbytes()
         found: defaultdict[int, Counter[int]] = defaultdict(Counter)
         for mask, size in nbytes.items():
             for bit in bits(mask):
@@ -183,10 +184,8 @@ class _Look:
         return pinned
 
     def _note_births(self, reaching: dict[int, int]) -> None:
-        for each in self._found.plain:
-            if id(each) in reaching:
-                key, _ = self._storages[id(each)]
-                self._births.add(each.untyped_storage(), reaching[id(each)], self._made.get(key, 0))
+        for each, (key, storage) in self._storages.items():
+            self._births.add(storage, reaching[each], self._made.get(key, 0))
 
     def _owner(
         self, key: Key, mask: int, shares: dict[int, Reached], held: list[int], plain: dict[int, Counter[int]]
@@ -241,12 +240,13 @@ class _Look:
         return all(root is not None and self._garbage.is_garbage(root) for root in roots)
 
 
-def _storages(tensors: list[Tensor]) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Yield the ``id()`` of each tensor that has a storage, with the storage's key and bytes."""
+def _storages(tensors: list[Tensor]) -> Iterator[tuple[Tensor, torch.UntypedStorage]]:
+    """Yield each tensor that has a storage, with it."""
     for each in tensors:
-        key = origins.storage_key(each)
-        if key is not None:
-            yield id(each), (key, each.untyped_storage().nbytes())
+        try:
+            yield each, _storage(each)
+        except (NotImplementedError, RuntimeError):  # sparse; lazy (not yet initialised)
+            continue
 
 
 def _held_by(holders: dict[int, int]) -> Callable[[int], list[int]]:
