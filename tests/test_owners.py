@@ -373,3 +373,21 @@ def test_a_variable_and_a_container_of_it_keep_it_together(store):
     found = {each.name: each.exclusive_bytes for each in memlab.owners()}
     assert found["several"] == 400
     several.clear()
+
+
+def test_of_a_traceback_the_variable_that_holds_most_is_shown():
+    weight = torch.ones(8, requires_grad=True)
+
+    def inner(x):
+        raise RuntimeError(str(x.shape))
+
+    def train():
+        outs = [weight.exp() for _ in range(5)]
+        inner(outs[0] * 2)  # newer, and alone
+
+    try:
+        train()
+    except RuntimeError as error:
+        (owner,) = (each for each in memlab.owners() if each.kind == "traceback" and each.name.startswith("error."))
+        assert ": outs -> list[4] -> Tensor -> ExpBackward0" in owner.path
+        del error

@@ -198,7 +198,7 @@ class _Look:
             modes.update(each.modes)
         alone = shares.get(mask, Reached())
         is_plain = not shares
-        last = max(reversed(held), key=lambda each: self._ages.get(each, 0))
+        last = max(reversed(self._shown(name, held)), key=lambda each: self._ages.get(each, 0))
         ends = self._climb.things[last]
         unread = sum(each.unread for each in shares.values())
         text = look.type_name(type(ends))
@@ -227,6 +227,17 @@ class _Look:
             evaluating=modes[False] > 0 and not modes[True],
             complete=not unread,
         )
+
+    def _shown(self, name: Name, held: list[int]) -> list[int]:
+        """Return those of which the newest stands for all.
+
+        Of a traceback, whose frames hold inputs and what was in use, too, these are those that lie where most do.
+        """
+        if name.kind != "traceback":
+            return held
+        places = Counter(holder for each in held for holder in self._climb.up[each])
+        (most, _), *_ = places.most_common(1) or [(0, 0)]
+        return [each for each in held if most in self._climb.up[each]] or held
 
     def _born(self, mask: int, places: Counter[tuple[Any, int]]) -> str:
         saved = max(places, key=lambda place: places[place]) if places else None
