@@ -31,7 +31,7 @@ from memlab.ownership.reach import Graphs, Reached
 
 # Measured by benchmarks/owners.py: a look at the heap takes so many times as long as finding what leads to graphs in
 # it, and of what is left reading graphs takes this share; the rest goes to working with what was read.
-_HEAP, _READING = 5.0, 0.4
+_HEAP, _READING = 4.5, 0.45
 _base: Any = torch._C.TensorBase
 _dimensions, _storage = _base.ndim.__get__, _base.untyped_storage
 _LIBRARIES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
