@@ -1,8 +1,11 @@
 """What a prompt and a notebook print of the results: one line each, in words and units."""
 
+import pytest
 import torch
 
 import memlab
+
+pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 def test_what_grows_and_who_holds_it():

@@ -151,8 +151,9 @@ def test_what_python_makes_a_storage_for_is_counted_and_what_was_there_is_not(by
     assert len(shared) == 2
 
 
+@pytest.mark.usefixtures("small_heap")
 def test_copies_of_the_weights_that_pile_up_are_growth():
     model, kept = torch.nn.Linear(10, 10), []
-    found = memlab.growth(lambda: kept.append(copy.deepcopy(model.state_dict())), steps=8)
+    found = memlab.growth(lambda: kept.append(copy.deepcopy(model.state_dict())), steps=5)
     assert (found.grows, found.bytes_per_step) == (True, 440)
     assert [owner.name for owner in found.owners[:1]] == ["kept"] * READS_PACKED
