@@ -1,13 +1,10 @@
 """What a session with memory checks reports, to people and to programs, and what it leaves alone."""
 
 import json
-import os
-import subprocess
-import sys
 from xml.etree import ElementTree
 
 import pytest
-from projects import HEAD
+from projects import HEAD, session_without
 
 
 def test_summary_json_junit_and_annotations(project, monkeypatch):
@@ -61,16 +58,8 @@ def test_nodes():
 
 def test_without_markers_and_options_torch_is_not_loaded(project):
     (project.path / "test_it.py").write_text("def test_it(): pass\n\ndef test_more(tmp_path): pass\n")
-    code = (
-        "import sys, pytest\n"
-        "code = pytest.main(['-q', '-p', 'memlab.pytest_plugin'])\n"
-        "loaded = {'torch', 'rich', 'numpy', 'memlab.guard.runner', 'memlab.guard.session'} & set(sys.modules)\n"
-        "sys.exit(str(loaded) if loaded else code)"
-    )
-    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=project.path, env=environment, capture_output=True, text=True, check=False
-    )
+    modules = {"torch", "rich", "numpy", "memlab.guard.runner", "memlab.guard.session"}
+    done = session_without(modules, project.path, "-p", "memlab.pytest_plugin")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 

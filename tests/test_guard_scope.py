@@ -2,7 +2,7 @@
 
 import json
 
-from projects import told
+from projects import fails_where_said, told
 
 
 def test_fixtures_of_every_scope_do_not_count(project):
@@ -147,9 +147,7 @@ def test_cycle():
     loss.me = loss
 """
     result = project(code, "-v", "--tb=no", "-W", "ignore")
-    for line in result.outlines:
-        if "::" in line and "%]" in line:
-            assert ("FAILED" in line) is ("fail" in line.split()[0]), line
+    fails_where_said(result, "fail")
     result.assert_outcomes(passed=3, failed=3)
 
 

@@ -1,11 +1,8 @@
 """Experiments as tests: collected by name, measured in their own process, failing with a bill and no traceback."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import samples
+from projects import session_without
 
 
 @pytest.fixture
@@ -124,15 +121,7 @@ def test_a_session_without_experiments_loads_nothing(checkout):
     checkout.path.joinpath("experiments/other.py").unlink()
     checkout.path.joinpath("experiments/sample.py").unlink()
     checkout.makeconftest(CONFTEST)
-    code = (
-        "import sys, pytest\n"
-        "code = pytest.main(['-q', '-p', 'no:cacheprovider', '-p', 'no:hypothesispytest'])\n"
-        "loaded = {'torch', 'rich', 'memlab.isolate', 'memlab.show', 'memlab.experiment'} & set(sys.modules)\n"
-        "sys.exit(str(loaded) if loaded else code)"
-    )
-    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=checkout.path, env=environment, capture_output=True, text=True, check=False
-    )
+    modules = {"torch", "rich", "memlab.isolate", "memlab.show", "memlab.experiment"}
+    done = session_without(modules, checkout.path, "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
     assert (done.returncode, done.stderr) == (0, "")
     assert "1 passed" in done.stdout
