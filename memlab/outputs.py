@@ -27,7 +27,7 @@ _known: dict[int, tuple[Any, int]] = {}
 
 
 def outputs_of(func: Any) -> int:
-    """Return what an operator's outputs are: FRESH, VIEW, WRITTEN, DOUBTFUL or LIFTED."""
+    """Return what an operator's outputs are: FRESH, VIEW, WRITTEN, DOUBTFUL, LIFTED or PLACED."""
     known = _known.get(id(func))
     if known is None:
         known = _known[id(func)] = func, _outputs_of(func)

@@ -136,7 +136,7 @@ class Climb:
         if id(holder) in self._modules:
             self._name_globals(holder, set(held), self._modules[id(holder)])
             return False
-        if self._shell.has(id(holder)):
+        if id(holder) in self._shell.places:
             held = [each for each in held if not self._name_output(holder, each)]
         self.links.link(holder, [each for each in held if self._leads_to(holder, each)])
         return not all(map(self._is_named_object, self.down[id(holder)]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from memlab.ownership import look
@@ -29,14 +30,10 @@ class Shell:
     outputs: frozenset[int] = frozenset()
     last: frozenset[tuple[int, int]] = frozenset()
 
-    @property
+    @cached_property
     def places(self) -> frozenset[int]:
         """The shell's own places for outputs."""
         return self.outputs | {place for place, _ in self.last}
-
-    def has(self, holder: int) -> bool:
-        """Whether an object is one of these places."""
-        return holder in self.places
 
     def keeps(self, holder: int, held: int) -> bool:
         """Whether what such a place holds is an output."""

@@ -235,9 +235,11 @@ class _Look:
         """
         if name.kind != "traceback":
             return held
-        places = Counter(holder for each in held for holder in self._climb.up[each])
-        (most, _), *_ = places.most_common(1) or [(0, 0)]
-        return [each for each in held if most in self._climb.up[each]] or held
+        places: defaultdict[int, list[int]] = defaultdict(list)
+        for each in held:
+            for holder in self._climb.up[each]:
+                places[holder].append(each)
+        return max(places.values(), key=len, default=held)
 
     def _born(self, mask: int, places: Counter[tuple[Any, int]]) -> str:
         saved = max(places, key=lambda place: places[place]) if places else None
