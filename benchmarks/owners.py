@@ -24,7 +24,7 @@ from memlab.ownership.survey import survey
 
 COUNTS = (0, 300_000, 1_000_000)
 NODES = (100_000, 1_000_000)
-TENSORS = 100_000
+TENSORS, MANY_TENSORS = 100_000, 300_000
 STEPS = {"y = y + 1": lambda y: y + 1, "y = y.exp()": torch.exp}
 
 
@@ -54,6 +54,7 @@ STORES: dict[str, Callable[[list[Tensor]], Any]] = {
     "an object in an object for each": lambda tensors: [Holder(Holder(each)) for each in tensors],
     "a module for each, in a list": lambda tensors: [module(each) for each in tensors],
 }
+MANY_IN = ("one list", "an object for each, in a list")
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     "plain": torch.ones_like,
     "(x * 2).sum(), a graph each": lambda x: (x * 2).sum(),
@@ -67,11 +68,13 @@ def main() -> None:
     print("| objects in the heap | seconds (best of 3) |\n|---:|---:|")
     for count in COUNTS:
         beside(count)
-    print(f"\n| {TENSORS:,} tensors | held by | objects | seconds (best of 3) | on the CPU | all read |")
-    print("|---|---|---:|---:|---:|---|")
+    print("\n| tensors | each is | held by | objects | seconds (best of 3) | on the CPU | followed | all read |")
+    print("|---:|---|---|---:|---:|---:|---:|---|")
     for text, op in KINDS.items():
         for store in STORES:
-            many(text, op, store)
+            many(text, op, store, TENSORS)
+            if text.startswith("(x * 2)") and store in MANY_IN:
+                many(text, op, store, MANY_TENSORS)
     print("\n| graph | nodes | look | seconds | nodes read | bare loop, seconds |\n|---|---:|---|---:|---:|---:|")
     for text, op in STEPS.items():
         for nodes in NODES:
@@ -92,9 +95,9 @@ def beside(count: int) -> None:
     del things
 
 
-def many(text: str, op: Callable[[Tensor], Tensor], store: str) -> None:
+def many(text: str, op: Callable[[Tensor], Tensor], store: str, count: int) -> None:
     x = torch.ones(2, requires_grad=text != "plain")
-    tensors = [op(x) for _ in range(TENSORS)]
+    tensors = [op(x) for _ in range(count)]
     made = {storage_key(each): 8 for each in tensors} if text == "plain" else {}
     held = STORES[store](tensors)
     del tensors
@@ -104,10 +107,10 @@ def many(text: str, op: Callable[[Tensor], Tensor], store: str) -> None:
         (owner,) = survey(made=made, seconds=2.0).owners  # with nothing in ``made``, what `memlab.owners()` does
         taken.append(time.perf_counter() - began)
         worked.append(time.thread_time() - at_work)
-        assert (owner.name, owner.elements) == ("held", TENSORS)
-    read = "yes" if owner.complete else "no"
-    objects = f"{len(gc.get_objects()):,}"
-    print(f"| {text} | {store} | {objects} | {min(taken):.2f} | {min(worked):.2f} | {read} |", flush=True)
+        assert owner.name == "held" and (owner.elements == count or not owner.complete)
+    size = f"{count:,} | {text} | {store} | {len(gc.get_objects()):,}"
+    read = f"{owner.elements:,} | {'yes' if owner.complete else 'no'}"
+    print(f"| {size} | {min(taken):.2f} | {min(worked):.2f} | {read} |", flush=True)
     del held
 
 

@@ -52,15 +52,17 @@ def cut(nodes: Sequence[Any], following: Sequence[Sequence[int]], order: Sequenc
 
     ``order`` has each node's number before those of all that it leads to.
     """
-    heights = [0] * len(nodes)
+    heights = [1] * len(nodes)
     for number in reversed(order):
         below = following[number]
+        if not below:
+            continue
         if len(below) == 1:  # most nodes of a deep graph
             height = heights[number] = 1 + heights[below[0]]
             if height % BAND:
                 continue
         else:
-            height = heights[number] = 1 + max([heights[each] for each in below], default=0)
+            height = heights[number] = 1 + max([heights[each] for each in below])
         lower = [each for each in below if height // BAND > heights[each] // BAND >= 1]
         if lower:
             nodes[number].metadata["memlab"] = Cut([nodes[each] for each in lower])

@@ -19,7 +19,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import memlab
+from memlab import origins
 from memlab.ownership import frames, reach
+from memlab.ownership import survey as look_at_heap
 
 pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("nothing_else_alive")]
 
@@ -249,6 +251,30 @@ def test_out_of_time_says_at_least_and_gives_the_chain_to_nobody_else(x, order):
     if order == "tail first":
         del y
     kept.clear()
+
+
+def test_of_more_tensors_than_can_be_followed_some_from_all_over_stand_for_all(x, monkeypatch):
+    monkeypatch.setattr(look_at_heap, "LEAST", 40)
+    kept = {"losses": [x.exp() for _ in range(300)], "outputs": [x.exp() for _ in range(100)]}
+    losses, outputs = kept.values()
+    after = x.exp().exp()
+    del kept
+    whole = {owner.name: owner for owner in owners(seconds=None)}
+    found = {owner.name: owner for owner in owners(seconds=1e-9)}
+    count = sum(owner.elements for owner in whole.values())
+    assert {"losses", "outputs"} <= found.keys() <= whole.keys()
+    for name, owner in found.items():
+        assert not owner.complete and whole[name].complete
+        assert (owner.kind, owner.through) == (whole[name].kind, whole[name].through)
+        assert 0 < owner.bytes <= whole[name].bytes
+        assert f"(at least: followed 40 of {count} tensors)" in owner.path
+    assert len(losses) / 12 <= found["losses"].elements <= len(losses) / 8
+    assert len(outputs) / 20 <= found["outputs"].elements <= len(outputs) / 7
+    (mine,) = (owner for owner in memlab.owners(after, seconds=1e-9) if owner.name == "after")
+    assert mine.complete and mine.bytes == whole["after"].bytes  # of one tensor nothing is left out
+    made = {origins.storage_key(each): 8 for each in losses}
+    (grown,) = (owner for owner in look_at_heap.survey(made=made, seconds=1e-9).owners if owner.name == "losses")
+    assert grown.elements == len(losses)  # growth is the difference of two looks, which must see the same
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])

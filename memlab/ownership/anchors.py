@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class Anchors:
         maybe: nodes that either C++ holds, or one Python reference; nodes of tensors that only C++ holds, such as
             those that a graph has saved and an earlier look has seen.
         plain: tensors that were asked for and lead to no graph, or do.
+        left_out: how many things were found and are not here.
+        walked, judged: seconds that the walk over the heap took, and asking what it found for its graphs.
     """
 
     things: list[Any] = field(default_factory=list)
@@ -41,6 +44,19 @@ class Anchors:
     grads: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     maybe: list[Any] = field(default_factory=list)
     plain: list[Tensor] = field(default_factory=list)
+    left_out: int = 0
+    walked: float = 0.0
+    judged: float = 0.0
+
+    def thin(self, most: int) -> None:
+        """Leave at most so many things, from all over the heap."""
+        count = len(self.things)
+        if count > most:
+            places = [number * count // most for number in range(most)]
+            self.things[:] = [self.things[place] for place in places]
+            self.nodes[:] = [self.nodes[place] for place in places]
+            self.maybe.clear()  # what is left out may lead to them
+            self.left_out = count - most
 
     @property
     def own(self) -> set[int]:
@@ -54,6 +70,7 @@ def find(wanted: Callable[[list[Tensor]], Iterable[Tensor]] | None = None) -> An
     tensors: list[Tensor] = []  # asked for their nodes only once all nodes are judged by their references
     held: list[tuple[Any, int]] = []
     cuts: Counter[int] = Counter()
+    began = time.perf_counter()
     with torch._C.DisableTorchFunctionSubclass():
         objects = gc.get_objects()
         kinds = list(map(id, map(type, objects)))
@@ -72,6 +89,7 @@ def find(wanted: Callable[[list[Tensor]], Iterable[Tensor]] | None = None) -> An
             elif category == _CUT:
                 cuts.update(map(id, thing.successors))
         del objects, thing  # else they would count as references
+        walked = time.perf_counter()
         for node, references in held:
             if references > cuts[id(node)]:
                 found.things.append(node)
@@ -84,6 +102,7 @@ def find(wanted: Callable[[list[Tensor]], Iterable[Tensor]] | None = None) -> An
             _add_tensor(found, tensor, unheld=unheld)
         if wanted is not None:
             found.plain.extend(wanted(tensors))
+    found.walked, found.judged = walked - began, time.perf_counter() - walked
     return found
 
 

@@ -7,7 +7,7 @@ that has a name is a name of its own, unless a container was passed on the way: 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from itertools import repeat
 from types import FunctionType, TracebackType
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from memlab.ownership import look, seal
 from memlab.ownership.climb import GENERATORS, LAST_ERROR, Climb, Key
+from memlab.ownership.masks import bits
 
 ALIKE = 8  # so many objects of one class with a name each, for the same attribute, count as one owner
 _STORES = frozenset({"_parameters", "_buffers", "_modules"})
@@ -164,13 +165,6 @@ def _with_joined(mask: int, several: int, joined: dict[int, int]) -> int:
     for bit in bits(mask & several):
         found |= joined[bit]
     return found
-
-
-def bits(mask: int) -> Iterator[int]:
-    while mask:
-        low = mask & -mask
-        yield low
-        mask ^= low
 
 
 def _has_attributes(thing: Any) -> bool:

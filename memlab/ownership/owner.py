@@ -44,9 +44,9 @@ class Owner:
         scalar: whether every tensor that it holds is a single number (0-dim).
         made_by: the name of the node of the tensor at the end of ``path``, then of those that it leads to.
         evaluating: whether the modules that saved what it reaches are, as far as they are known, in evaluation mode.
-        complete: whether its graphs were read to their ends. If not, for want of time, then ``bytes``, ``tensors`` and
-            ``nodes`` are at least what they say, and what it alone seems to keep others may reach, too; ``path`` says
-            how many nodes were read.
+        complete: whether its graphs were read to their ends, and all tensors were followed. If not, for want of time,
+            then ``bytes``, ``tensors``, ``nodes`` and ``elements`` are at least what they say, and what it alone seems
+            to keep others may reach, too; ``path`` says how many nodes were read and tensors followed.
     """
 
     path: str

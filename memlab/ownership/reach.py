@@ -93,7 +93,9 @@ class Graphs:
         self._read(tour, walk, deadline)
         self.more = []
         for root in maybe:
-            if not tour.unread and id(root) not in tour.number:  # else an unread node may lead to it
+            if tour.unread:  # an unread node may lead to any of them
+                break
+            if id(root) not in tour.number:
                 tour.meet([root])
                 self._read(tour, walk, deadline)
                 self.more.append(root)

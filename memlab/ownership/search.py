@@ -18,13 +18,14 @@ def owners(tensor: Tensor | None = None, *, limit: int | None = None, seconds: f
 
     Takes a look at Python's whole heap, so it is not for hot paths: about a second for a million objects. It runs no
     code of the objects that it looks at, unpacks nothing, and keeps nothing alive. Graphs are read for as long as the
-    whole can be expected to take no more than ``seconds``, 20,000 nodes in any case; owners of what was not read by
-    then say so (`Owner.complete`).
+    whole can be expected to take no more than ``seconds``, 20,000 nodes in any case; of more tensors than can be
+    followed in that time, at least 20,000, some stand for all. Owners say if something was left out
+    (`Owner.complete`).
 
     Args:
         tensor: only the owners that keep this tensor's graph alive; of a tensor without a graph, who holds the tensor.
         limit: at most so many.
-        seconds: how long it may take; None to read every graph to its end, however long that takes.
+        seconds: how long it may take; None to follow every tensor and read every graph to its end, however long.
 
     Raises:
         TypeError: ``tensor`` is not a tensor.

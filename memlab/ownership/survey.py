@@ -20,20 +20,25 @@ from memlab import origins
 from memlab.ownership import anchors, look
 from memlab.ownership.alive import Garbage
 from memlab.ownership.anchors import Anchors
-from memlab.ownership.assign import Assignment, bits
+from memlab.ownership.assign import Assignment
 from memlab.ownership.born import Births
 from memlab.ownership.climb import Climb, Key, Name
 from memlab.ownership.describe import Words
 from memlab.ownership.heap import Heap
 from memlab.ownership.loose import Loose
+from memlab.ownership.masks import by_owner
 from memlab.ownership.owner import Owner
-from memlab.ownership.reach import Graphs, Reached
+from memlab.ownership.reach import LEAST, Graphs, Reached
+from memlab.ownership.stored import Stored, storages
 
 # Measured by benchmarks/owners.py: a look at the heap takes so many times as long as finding what leads to graphs in
-# it, and of what is left reading graphs takes this share; the rest goes to working with what was read.
+# it, and of what is left reading graphs takes this share; the rest goes to working with what was read. Without what
+# leads to graphs it takes so many times as long as the walk over it, and with each of them so many times as long as
+# judging them did: 7 in a list, 14 where each lies in an object with a dict.
 _HEAP, _READING = 4.5, 0.45
+_WALK, _EACH = 1.8, 10.0
 _base: Any = torch._C.TensorBase
-_dimensions, _storage = _base.ndim.__get__, _base.untyped_storage
+_dimensions = _base.ndim.__get__
 _LIBRARIES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
 
 
@@ -52,7 +57,8 @@ def survey(tensor: Tensor | None = None, made: dict[int, int] | None = None, *, 
     Args:
         tensor: only owners that keep this tensor's graph alive.
         made: ``{storage key: bytes}`` of storages for which plain tensors' owners are wanted, too.
-        seconds: how long it may take; reading graphs is broken off for it.
+        seconds: how long it may take; reading graphs is broken off for it, and of more tensors than can be followed
+            meanwhile, some from all over the heap stand for all, unless ``tensor`` or ``made`` asks for certain ones.
     """
     with collector_paused(), torch._C.DisableTorchFunctionSubclass():
         try:
@@ -77,8 +83,11 @@ def _survey(tensor: Tensor | None, made: dict[int, int], seconds: float) -> Surv
     wanted = _wanted(tensor, made)
     began = time.perf_counter()
     found = anchors.find(wanted)
+    if tensor is None and not made:
+        found.thin(_affordable(found, seconds))
     taken = time.perf_counter() - began
     graphs = Graphs(found.nodes, found.maybe, began + taken + (seconds - taken * _HEAP) * _READING)
+    graphs.unread += found.left_out  # they may lead to what nothing else does
     found.things += graphs.more
     found.nodes += graphs.more
     graphs.more.clear()
@@ -91,9 +100,17 @@ def _survey(tensor: Tensor | None, made: dict[int, int], seconds: float) -> Surv
         objects.clear()
 
 
+def _affordable(found: Anchors, seconds: float) -> int:
+    """Return how many tensors and nodes can be expected to be followed to their owners in time."""
+    if seconds == math.inf or not found.judged:
+        return len(found.things)
+    each = found.judged / max(1, len(found.things)) * _EACH
+    return max(LEAST, int((seconds - found.walked * _WALK) / each))
+
+
 def _wanted(tensor: Tensor | None, made: dict[int, int]) -> Callable[[list[Tensor]], Iterable[Tensor]] | None:
     if made:
-        return lambda tensors: (each for each, storage in _storages(tensors) if storage._cdata in made)
+        return lambda tensors: (each for each, storage in storages(tensors) if storage._cdata in made)
     if tensor is not None and tensor.grad_fn is None:
         return lambda _: [tensor]
     return None
@@ -106,13 +123,11 @@ class _Look:
         self._assignment = Assignment(self._climb)
         self._words = Words(self._climb, self._assignment)
         self._garbage = Garbage(heap, self._climb)
-        self._numbers = {
-            id(each): graphs.number[id(node)] for each, node in zip(found.things, found.nodes, strict=True)
-        }
+        numbers = map(graphs.number.__getitem__, map(id, found.nodes))
+        self._numbers = dict(zip(map(id, found.things), numbers, strict=True))
         self._ages = {id(each): node._sequence_nr() for each, node in zip(found.things, found.nodes, strict=True)}
-        self._births = Births()
         self._loose = Loose(self._climb, self._assignment, graphs, self._numbers, self._garbage)
-        self._storages = {id(each): (storage._cdata, storage) for each, storage in _storages(found.plain)}
+        self._stored = Stored(found.plain, made)
 
     def survey(self, tensor: Tensor | None) -> Survey:
         holders, reached = self._loose.settle()
@@ -120,14 +135,15 @@ class _Look:
         wanted = self._keeping(tensor, reached)
         alone = [each for each in map(id, self._found.plain) if each not in holders]
         holders |= self._assignment.of_all(alone)
-        plain = self._plain(holders)
-        reaching = self._assignment.of_all(self._storages)
+        plain = self._stored.alone(holders, self._numbers)
+        reaching = self._assignment.of_all(self._stored.keys)
         for each in reaching.keys() & self._numbers.keys():
             reaching[each] |= holders[each]
-        pinned = self._pinned(reaching, reached)
-        self._note_births(reaching)
+        masks = self._stored.masks(reaching)
+        self._births = Births(self._stored.births(masks))
+        pinned = self._pinned(masks, reached)
         held_by = _held_by(holders)
-        groups = _by_owner(totals)
+        groups = by_owner(totals)
         found = []
         for bit, key in enumerate(self._loose.keys):
             mask = 1 << bit
@@ -147,34 +163,11 @@ class _Look:
             return reached[self._graphs.number[id(tensor.grad_fn)]]
         return self._assignment.of(id(tensor))
 
-    def _plain(self, holders: dict[int, int]) -> dict[int, Counter[int]]:
-        """For each owner's bit: bytes of plain tensors' storages, by the set of owners that hold them."""
-        masks: dict[int, int] = {}
-        storages: dict[int, torch.UntypedStorage] = {}
-        for each, (key, storage) in self._storages.items():
-            if each not in self._numbers:
-                masks[key] = masks.get(key, 0) | holders[each]
-                storages[key] = storage
-        nbytes: Counter[int] = Counter()
-        for key, mask in masks.items():
-            nbytes[mask] += storages[key].nbytes()
-        found: defaultdict[int, Counter[int]] = defaultdict(Counter)
-        for mask, size in nbytes.items():
-            for bit in bits(mask):
-                found[bit][mask] = size
-        return found
-
-    def _pinned(self, reaching: dict[int, int], reached: list[int]) -> Callable[[Key], tuple[int, int]]:
-        masks: defaultdict[int, int] = defaultdict(int, self._graphs.storages(reached))
-        for each, (key, _) in self._storages.items():
-            masks[key] |= reaching[each]
-        nbytes: Counter[int] = Counter()
-        for key, mask in masks.items():
-            if key in self._made:
-                nbytes[mask] += self._made[key]
+    def _pinned(self, masks: dict[int, int], reached: list[int]) -> Callable[[Key], tuple[int, int]]:
+        nbytes = self._stored.pinned(masks, self._graphs.storages(reached))
         nodes = Counter(reached)
         numbers = {key: number for number, key in enumerate(self._loose.keys)}
-        by_bytes, by_nodes = _by_owner(nbytes), _by_owner(nodes)
+        by_bytes, by_nodes = by_owner(nbytes), by_owner(nodes)
 
         def pinned(key: Key) -> tuple[int, int]:
             bit = 1 << numbers[key]
@@ -182,10 +175,6 @@ class _Look:
             return sum(nbytes[mask] for mask in held), sum(nodes[mask] for mask in leading)
 
         return pinned
-
-    def _note_births(self, reaching: dict[int, int]) -> None:
-        for each, (key, storage) in self._storages.items():
-            self._births.add(storage, reaching[each], self._made.get(key, 0))
 
     def _owner(
         self, key: Key, mask: int, shares: dict[int, Reached], held: list[int], plain: dict[int, Counter[int]]
@@ -198,14 +187,18 @@ class _Look:
             modes.update(each.modes)
         alone = shares.get(mask, Reached())
         is_plain = not shares
-        last = max(reversed(self._shown(name, held)), key=lambda each: self._ages.get(each, 0))
+        last = self._newest(self._shown(name, held))
         ends = self._climb.things[last]
         unread = sum(each.unread for each in shares.values())
         text = look.type_name(type(ends))
         if not is_plain and look.is_a(ends, Tensor):
             text += f" -> {ends.grad_fn.name().removeprefix('torch::autograd::')}"
-        if unread:
-            text += f" (at least: stopped after reading {self._graphs.read:,} nodes)"
+        least = [f"stopped after reading {self._graphs.read:,} nodes"] if unread else []
+        if self._found.left_out:
+            looked_at = len(self._found.things)
+            least.append(f"followed {looked_at:,} of {looked_at + self._found.left_out:,} tensors")
+        if least:
+            text += f" (at least: {', '.join(least)})"
         way = self._words.way(key, last)
         return Owner(
             path=self._words.path(name, way, text),
@@ -225,8 +218,13 @@ class _Look:
             scalar=all(is_number(self._climb.things[each]) for each in held),
             made_by=() if is_plain else made_by(ends),
             evaluating=modes[False] > 0 and not modes[True],
-            complete=not unread,
+            complete=not unread and not self._found.left_out,
         )
+
+    def _newest(self, held: list[int]) -> int:
+        """Return the one with the newest graph, or the last found."""
+        graphs = list(filter(self._ages.__contains__, held))
+        return max(reversed(graphs), key=self._ages.__getitem__) if graphs else held[-1]
 
     def _shown(self, name: Name, held: list[int]) -> list[int]:
         """Return those of which the newest stands for all.
@@ -253,15 +251,6 @@ class _Look:
         return all(root is not None and self._garbage.is_garbage(root) for root in roots)
 
 
-def _storages(tensors: list[Tensor]) -> Iterator[tuple[Tensor, torch.UntypedStorage]]:
-    """Yield each tensor that has a storage, with it."""
-    for each in tensors:
-        try:
-            yield each, _storage(each)
-        except (NotImplementedError, RuntimeError):  # sparse; lazy (not yet initialised)
-            continue
-
-
 def _held_by(holders: dict[int, int]) -> Callable[[int], list[int]]:
     """Return what finds the objects that one owner (a bit) holds: many have the same owners, which are asked once."""
     objects = list(holders)
@@ -269,22 +258,13 @@ def _held_by(holders: dict[int, int]) -> Callable[[int], list[int]]:
     for place, mask in enumerate(holders.values()):
         groups[mask].append(place)
 
-    by_owner = _by_owner(groups)
+    owned = by_owner(groups)
 
     def held(bit: int) -> list[int]:
-        places = chain.from_iterable(groups[mask] for mask in by_owner.get(bit, ()))
+        places = chain.from_iterable(groups[mask] for mask in owned.get(bit, ()))
         return [objects[place] for place in sorted(places)]
 
     return held
-
-
-def _by_owner(masks: Iterable[int]) -> dict[int, list[int]]:
-    """Return for each owner, as a bit, the sets of owners that it is in."""
-    found: defaultdict[int, list[int]] = defaultdict(list)
-    for mask in masks:
-        for bit in bits(mask):
-            found[bit].append(mask)
-    return found
 
 
 def is_number(thing: Any) -> bool:
