@@ -57,7 +57,7 @@ model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh())
 def train():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     total = torch.zeros(())
-    for step in range(22):
+    for step in range({statement}):
         optimizer.zero_grad()
         loss = model(torch.ones(4, 8)).sum()
         loss.backward()
@@ -70,10 +70,16 @@ train()
 
 @NEEDS_PACKED
 def test_a_sum_that_goes_with_its_function_is_named_as_it_was(trace):
-    said, found = trace(None, IN_A_FUNCTION)
+    said, found = trace("22", IN_A_FUNCTION)
     assert (found.grows, found.nodes_per_step) == (False, 5)
     assert [(each.name, each.step, each.pattern) for each in found.owners] == [("total", 20, "accumulated loss")]
     assert "as of step 20" in said
+
+
+@NEEDS_PACKED
+def test_a_sum_of_each_epoch_keeps_its_pattern_though_it_is_as_large_after_the_next(trace):
+    _, found = trace("40", IN_A_FUNCTION + "train()\n")
+    assert [(each.name, each.step, each.pattern) for each in found.owners] == [("total", 80, "accumulated loss")]
 
 
 @pytest.mark.parametrize("statement", ["total += loss.item()", "pass", "total = total * 0 + loss.detach()"])

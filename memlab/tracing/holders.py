@@ -138,10 +138,14 @@ def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: i
         elements=owner.elements,
         pinned=pinned,
     )
-    if before is not None and passed == 0 and not per_step:  # a second look at one step: what the first told holds
-        return dataclasses.replace(record, pattern=before.pattern, fix=before.fix, cure=before.cure)
     piles = owner.elements > before.elements if before is not None and passed > 0 else None
-    return _with_pattern(record, clue_of(owner, grows=per_step > 0 or nodes_grow, piles=piles))
+    clue = clue_of(owner, grows=per_step > 0 or nodes_grow, piles=piles)
+    # What an earlier look has told holds: in a second look at one step, and where a function's variable, new in each
+    # call, is as large at the end of each.
+    told = before is not None and before.pattern and not per_step and (passed == 0 or recognise(clue) is None)
+    if before is not None and told:
+        return dataclasses.replace(record, pattern=before.pattern, fix=before.fix, cure=before.cure)
+    return _with_pattern(record, clue)
 
 
 def _with_statement(record: Held) -> Held:
