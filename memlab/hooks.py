@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 from torch.utils.checkpoint import _StopRecomputationError as _StopRecomputation
 
-from memlab import hook_stack
+from memlab import functions, hook_stack
 from memlab.hook_stack import Pair
 from memlab.in_place import LEAF, VIEW, in_place_text
 from memlab.ledger import SavedLedger
@@ -107,6 +107,7 @@ def open_ledger(ledger: SavedLedger) -> None:
         _open_ledgers += 1
         if _open_ledgers == 1:
             _replace(_push, _disable, _enable)
+            functions.show()
     _thread.ledgers = (*_thread.ledgers, ledger)
     top = hook_stack.top()
     hook_stack.push(*_compose(_thread.ledgers, _user_pair(top)))
@@ -136,6 +137,7 @@ def _leave(ledger: SavedLedger) -> None:
         _open_ledgers -= 1
         if _open_ledgers == 0:
             _replace(hook_stack.push, _disable_hooks, _enable_hooks)
+            functions.leave()
 
 
 def _replace(push: Any, disable: Any, enable: Any) -> None:

@@ -19,6 +19,7 @@ import torch.utils.checkpoint
 from torch.nn.modules.module import Module
 
 from memlab import hook_stack
+from memlab.functions import APPLY
 from memlab.modules import CALL
 from memlab.stacks import is_own
 
@@ -26,7 +27,6 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _PYTHON = sysconfig.get_path("stdlib") + os.sep
 _INSTALLED = tuple(f"{os.sep}{each}{os.sep}" for each in ("site-packages", "dist-packages"))  # may lie below it
 _CHECKPOINT = torch.utils.checkpoint.__file__
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _CHECKPOINT_INPUTS = getattr(torch.utils.checkpoint, "_NoopSaveInputs", None)  # up to torch 2.11 or 2.12
 
 
@@ -94,7 +94,7 @@ def saver(frame: FrameType | None) -> str | None:
     if frame is None:
         return None
     code = frame.f_code
-    if code is _APPLY:
+    if code is APPLY:
         function = frame.f_locals["cls"]
         name: str = "checkpoint" if function is _CHECKPOINT_INPUTS else function._backward_cls.__name__
         return name

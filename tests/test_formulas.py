@@ -202,7 +202,7 @@ def test_a_gradient_given_to_two_is_not_written_to_while_one_waits(history):
 
 
 @pytest.mark.parametrize("history", [False, True])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own transforms
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.torch.jit.script.:FutureWarning")  # of torch's own
 def test_transforms_have_the_same_values(history):
     def spread(x):
         return x.gather(0, torch.tensor([0, 0, 1])).sin().sum()
