@@ -26,6 +26,7 @@ from memlab.guard import texts
 from memlab.origins import describe
 from memlab.ownership import Owner
 from memlab.ownership.born import Births
+from memlab.ownership.stored import Stored
 from memlab.probes.history import History
 from memlab.probes.storages import Storages
 
@@ -327,21 +328,24 @@ def test_the_first_of_several_ledgers_that_knows_tells():
 def test_most_new_bytes_come_before_most_bytes(storages):
     """Against arithmetic: three places, two holders, storages of up to 9 bytes of which all or none are new."""
     makers = {0: one, 1: two, 2: three}
-    births, tensors = Births(), []
+    tensors, masks, made = [], {}, {}
     sums = {1: {}, 2: {}}
     with Storages(births=True) as seen:
         for place, mask, size in storages:
             tensor, line = makers[place](size)
-            tensors.append(tensor)
+            tensors += [tensor, tensor[:1]]  # two tensors on one storage count once, for the owners of both
+            masks |= {id(tensors[-2]): mask, id(tensors[-1]): mask & 1}
             nbytes = tensor.untyped_storage().nbytes()
             new = nbytes if size % 2 else 0
-            births.add(tensor.untyped_storage(), mask, new)
-            births.add(tensor.untyped_storage(), mask, new)  # two tensors on one storage count once
+            if new:
+                made[tensor.untyped_storage()._cdata] = new
             for bit in (1, 2):
                 if mask & bit:
                     before = sums[bit].get(line, (0, 0))
                     sums[bit][line] = before[0] + new, before[1] + nbytes
     del seen
+    stored = Stored(tensors, made)
+    births = Births(stored.births(stored.masks(masks)))
     for bit, places in sums.items():
         said = births.of(bit)
         if not places:
