@@ -162,7 +162,7 @@ class _Run:
     def _read(self, storages: CudaStorages, saved: Saved) -> None:
         self.found.allocated, self.found.reserved = self.allocator.peak_allocated, self.allocator.peak_reserved
         self.found.saved = saved.peak
-        self.found.workspaces = sum(storages.mode.workspaces.values())
+        self.found.workspaces = sum([*storages.mode.workspaces.values(), *storages.mode.lt_workspaces.values()])
         self.found.bars = storages.mode.bars.above(self.found.allocated)
         self.found.bar = max(self.found.bars.values(), default=0)
         self.found.unknown = account.unknown(storages.mode)

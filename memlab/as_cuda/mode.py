@@ -15,7 +15,15 @@ from memlab.as_cuda.gpu import Gpu
 from memlab.as_cuda.ordering import EARLY
 from memlab.as_cuda.scratch import Kernel, in_order, scratch
 from memlab.as_cuda.temporaries import KERNELS, aten
-from memlab.as_cuda.workspaces import PRODUCTS, in_backward, workspace_bytes
+from memlab.as_cuda.workspaces import (
+    LT_APART,
+    in_backward,
+    lt_bytes,
+    multiplies,
+    takes_lt_workspace,
+    takes_workspace,
+    workspace_bytes,
+)
 from memlab.card_ledger import CardLedger
 from memlab.dispatch import Mode
 from memlab.outputs import FRESH, VIEW, is_fresh, outputs_of
@@ -44,7 +52,7 @@ class Inside(NamedTuple):
 
 
 def _inside(operator: Any) -> Inside | None:
-    found = Inside(EARLY.get(operator), KERNELS.get(operator), operator in PRODUCTS, bound_of(operator))
+    found = Inside(EARLY.get(operator), KERNELS.get(operator), multiplies(operator), bound_of(operator))
     return found if any(found) else None
 
 
@@ -54,6 +62,7 @@ class CudaMode(Mode):
     Attributes:
         workspaces: the cuBLAS workspaces taken so far: of the ``"forward"`` thread, of the ``"backward"`` thread, and
             of as many others as multiplied at a time.
+        lt_workspaces: likewise, cuBLASLt's own, where it has any.
         bars: what operators may have taken beside what is counted.
         before_backward: called before the first operator of each backward.
     """
@@ -64,6 +73,7 @@ class CudaMode(Mode):
         super().__init__(ledger)
         self.gpu = gpu
         self.workspaces: dict[str, int] = {}
+        self.lt_workspaces: dict[str, int] = {}
         self.bars = Bars()
         self.idle: list[str] = []  # whose workspaces threads have left to the next that multiplies
         self._ran: dict[int, tuple[Any, Inside | None]] = {}  # by id: an operator's own hash is Python code
@@ -143,17 +153,23 @@ class CudaMode(Mode):
         with scratch(self.ledger) as use:
             if inside.kernel is not None:
                 inside.kernel(use, self.gpu, args, out)
-            if inside.multiplies:
-                self._take_workspace()
+            if inside.multiplies and takes_workspace(func, args):
+                self._take_workspaces(takes_lt_workspace(func, args, out))
             if inside.bound is not None:
                 self.bars.see(func, use.highest + inside.bound.of(args, out))
 
-    def _take_workspace(self) -> None:
+    def _take_workspaces(self, lt: bool) -> None:
         thread = "backward" if in_backward() else self._handle()
-        if thread not in self.workspaces:
-            size = workspace_bytes(self.gpu.capability)
-            self.ledger.take(size)
-            self.workspaces[thread] = size
+        if not lt or LT_APART:
+            self._take(self.workspaces, thread, workspace_bytes)
+        if lt:
+            self._take(self.lt_workspaces, thread, lt_bytes)
+
+    def _take(self, taken: dict[str, int], thread: str, size: Callable[[tuple[int, int]], int]) -> None:
+        if thread not in taken:
+            nbytes = size(self.gpu.capability)
+            self.ledger.take(nbytes)
+            taken[thread] = nbytes
 
     def _handle(self) -> str:
         return "forward"
@@ -164,7 +180,8 @@ class CudaThreadMode(CudaMode):
 
     def __init__(self, main: CudaMode) -> None:
         super().__init__(main.ledger, main.gpu)
-        self.workspaces, self.bars, self.idle, self._ran = main.workspaces, main.bars, main.idle, main._ran
+        self.workspaces, self.lt_workspaces = main.workspaces, main.lt_workspaces
+        self.bars, self.idle, self._ran = main.bars, main.idle, main._ran
         self.before_backward = main.before_backward
         self._main, self._own = main, ""
 
@@ -184,7 +201,7 @@ class CudaThreadMode(CudaMode):
 
     def _handle(self) -> str:
         if not self._own:
-            self._own = self.idle.pop() if self.idle else f"thread {len(self.workspaces)}"
+            self._own = self.idle.pop() if self.idle else f"thread {len(self.workspaces | self.lt_workspaces)}"
         return self._own
 
 

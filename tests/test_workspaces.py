@@ -1,0 +1,167 @@
+"""cuBLAS workspaces on a card: which operators take one, of which size, and whether the device at hand agrees."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import memlab
+from memlab.allocator import Allocator
+from memlab.as_cuda import CudaStorages, Gpu, workspaces
+from memlab.as_cuda.workspaces import lt_bytes, workspace_bytes
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.ops.aten, "_fused_rms_norm_backward"), reason="this torch is older than CUDA's operators of today"
+)
+MIB = 1 << 20
+H100, A100 = Gpu((9, 0), 132), Gpu((8, 0), 108)
+NONE, CUBLAS, LT = "neither", "cuBLAS", "cuBLASLt"
+
+
+def take(*shape, device="cpu"):
+    return torch.ones(shape, device=device)
+
+
+def addmm(m, k, n, bias=None, out=None, **options):
+    """Return a call of addmm; ``bias`` is a shape, or what is to be made of one."""
+    shape = bias if isinstance(bias, tuple) else (n,)
+
+    def call(ones):
+        start = bias(ones) if callable(bias) else ones(*shape)
+        given = {"out": ones(m, n)} if out else {}
+        return torch.addmm(start, ones(m, k), ones(k, n), **options, **given)
+
+    return call
+
+
+def inference(call):
+    def run(ones):
+        with torch.inference_mode():
+            return call(ones)
+
+    return run
+
+
+# What each takes on torch 2.11's and 2.13's CUDA builds, on an emulated H100.
+CALLS = {
+    "mm": (lambda ones: ones(8, 8) @ ones(8, 8), CUBLAS),
+    "mm out": (lambda ones: torch.mm(ones(8, 8), ones(8, 8), out=ones(8, 8)), CUBLAS),
+    "mm of no rows": (lambda ones: ones(0, 8) @ ones(8, 8), NONE),
+    "mm over nothing": (lambda ones: ones(4, 0) @ ones(0, 8), NONE),
+    "bmm": (lambda ones: torch.bmm(ones(2, 8, 8), ones(2, 8, 8)), CUBLAS),
+    "baddbmm in place": (lambda ones: ones(2, 8, 8).baddbmm_(ones(2, 8, 8), ones(2, 8, 8)), CUBLAS),
+    "addbmm in place": (lambda ones: ones(8, 8).addbmm_(ones(2, 8, 8), ones(2, 8, 8)), CUBLAS),
+    "mv": (lambda ones: torch.mv(ones(8, 8), ones(8)), CUBLAS),
+    "addmv in place": (lambda ones: ones(8).addmv_(ones(8, 8), ones(8)), CUBLAS),
+    "dot": (lambda ones: torch.dot(ones(8), ones(8)), CUBLAS),
+    "outer product": (lambda ones: torch.addr(ones(8, 8), ones(8), ones(8)), NONE),
+    "bilinear": (lambda ones: F.bilinear(ones(4, 8), ones(4, 8), ones(3, 8, 8)), CUBLAS),
+    "triangular": (lambda ones: torch.linalg.solve_triangular(ones(3, 3), ones(3, 1), upper=True), CUBLAS),
+    "triangular, empty": (lambda ones: torch.linalg.solve_triangular(ones(0, 0), ones(0, 1), upper=True), CUBLAS),
+    "addmm": (addmm(4, 8, 8), LT),
+    "addmm of one row": (addmm(1, 8, 8), LT),
+    "addmm over one": (addmm(4, 1, 8), CUBLAS),
+    "addmm to one": (addmm(4, 8, 1), CUBLAS),
+    "addmm, alpha": (addmm(4, 8, 8, alpha=2), LT),
+    "addmm, beta": (addmm(4, 8, 8, beta=2), CUBLAS),
+    "addmm, out": (addmm(4, 8, 8, out=True), LT),
+    "addmm, a row as bias": (addmm(4, 8, 8, bias=(1, 8)), LT),
+    "addmm, a number as bias": (addmm(4, 8, 8, bias=(1,)), CUBLAS),
+    "addmm, a matrix as bias": (addmm(4, 8, 8, bias=(4, 8)), CUBLAS),
+    "addmm, a bias with gaps": (addmm(4, 8, 8, bias=lambda ones: ones(16)[::2]), CUBLAS),
+    "addmm in place": (lambda ones: ones(4, 8).addmm_(ones(4, 8), ones(8, 8)), CUBLAS),
+    "addmm, activation": (lambda ones: torch._addmm_activation(ones(8), ones(4, 8), ones(8, 8)), LT),
+    "linear": (lambda ones: F.linear(ones(2, 4, 8), ones(8, 8), ones(8)), LT),
+    "linear without bias": (lambda ones: F.linear(ones(2, 4, 8), ones(8, 8)), CUBLAS),
+    "linear in inference mode": (inference(lambda ones: F.linear(ones(2, 4, 8), ones(8, 8), ones(8))), LT),
+}
+
+
+def of_type(call, dtype):
+    return lambda ones: call(lambda *shape: ones(*shape).to(dtype))
+
+
+@pytest.fixture(params=[True, False], ids=["apart", "shared"])
+def apart(request, monkeypatch):
+    """Whether cuBLASLt has a workspace of its own beside cuBLAS's."""
+    monkeypatch.setattr(workspaces, "LT_APART", request.param)
+    monkeypatch.setattr("memlab.as_cuda.mode.LT_APART", request.param)
+    for name in ("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "CUBLASLT_WORKSPACE_SIZE", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    return request.param
+
+
+def told(call, gpu=H100):
+    with CudaStorages(Allocator(total=8 << 30), gpu) as storages:
+        call(take)
+        return storages.mode.workspaces, storages.mode.lt_workspaces
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_who_takes_a_workspace(name, apart):
+    call, expected = CALLS[name]
+    cublas, lt = told(call)
+    assert cublas == ({"forward": 32 * MIB} if expected != NONE else {})
+    assert lt == ({"forward": MIB} if apart and expected == LT else {})
+
+
+def on_device(call):
+    """Return the bytes of workspaces that a call has left."""
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    before = torch.cuda.memory_stats()["requested_bytes.all.current"]
+    call(lambda *shape: take(*shape, device="cuda"))
+    return torch.cuda.memory_stats()["requested_bytes.all.current"] - before
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is available to torch")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+def test_this_device_takes_what_is_told(dtype):
+    found = torch.cuda.get_device_properties(0)
+    gpu = Gpu((found.major, found.minor), found.multi_processor_count)
+    has_none = {torch.bfloat16: ("triangular", "triangular, empty"), torch.complex64: ("addmm, activation",)}
+    for name in CALLS.keys() - has_none.get(dtype, ()):
+        call = of_type(CALLS[name][0], dtype)
+        cublas, lt = told(call, gpu)
+        assert on_device(call) == sum([*cublas.values(), *lt.values()]), name
+
+
+def test_sizes_are_torchs(monkeypatch):
+    assert workspace_bytes((9, 0), "") == 32 * MIB
+    assert workspace_bytes((8, 6), "") == workspace_bytes((7, 5), "") == 8_519_680
+    assert workspace_bytes((8, 0), ":4096:8") == 32 * MIB
+    assert workspace_bytes((9, 0), ":16:8") == 131_072
+    assert workspace_bytes((9, 0), ":0:0") == 0
+    for kib, expected in {"": MIB, "2048": 2 * MIB, "0": 0, "many": MIB, "100000": 32 * MIB}.items():
+        monkeypatch.setenv("CUBLASLT_WORKSPACE_SIZE", kib)  # as emulated torch 2.11 takes it, and 2.14 where apart
+        assert lt_bytes((9, 0)) == expected
+
+
+@pytest.mark.parametrize(("told_to", "by_default"), [("0", (32, 1)), ("1", (32, 0)), ("ON", (32, 1))])
+def test_the_environment_says_whether_torch_211_shares(told_to, by_default, apart, monkeypatch):
+    monkeypatch.setenv("TORCH_CUBLASLT_UNIFIED_WORKSPACE", told_to)
+    cublas, lt = told(CALLS["linear"][0])
+    if not apart:  # newer torch: where it is told not to share it takes cuBLASLt's alone
+        by_default = {"0": (0, 1), "1": (32, 0), "ON": (32, 0)}[told_to]
+    assert (sum(cublas.values()), sum(lt.values())) == tuple(each * MIB for each in by_default)
+
+
+def test_they_come_with_the_first_product_of_each_thread(apart):
+    layer, cublas = nn.Linear(8, 8), 8_519_680
+    with CudaStorages(Allocator(total=8 << 30), A100) as storages:
+        product = layer(take(4, 8))
+        assert storages.mode.workspaces == {"forward": cublas}
+        product.sum().backward()
+        assert storages.mode.workspaces == {"forward": cublas, "backward": cublas}
+        layer(take(4, 8))
+        assert storages.mode.lt_workspaces == ({"forward": MIB} if apart else {})  # backward adds no bias
+    assert storages.ledger.card.allocated >= 2 * cublas
+
+
+def test_a_prediction_counts_both(apart):
+    layer = nn.Linear(8, 8)
+    found = memlab.predict(lambda: layer(take(4, 8)).sum().backward(), "h100-80gb", steps=1)
+    assert found.workspaces == (65 if apart else 64) * MIB
