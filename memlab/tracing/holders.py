@@ -33,6 +33,7 @@ def find(
     within: bool = False,
     made: dict[int, int] | None = None,
     since: int | None = None,
+    nodes: int = 0,
 ) -> list[Held]:
     """Look for owners now; growth is measured against an earlier look.
 
@@ -47,6 +48,7 @@ def find(
         made: ``{storage key: bytes}`` for which owners of plain tensors are wanted, too, whether they grow or not; the
             bytes are those that are new since step ``since``.
         since: against this step the first of all looks is measured.
+        nodes: so many autograd nodes each step leaves; who has most of them grows, even at the first of all looks.
     """
     if not READS_PACKED:
         return []
@@ -60,7 +62,7 @@ def find(
             per_step = _rate(owner, pinned, step, known, within)
         elif not before and since is not None:
             per_step = _rate_since(owner, pinned, step - since)
-        records.append(_held(owner, pinned, step, known, per_step))
+        records.append(_held(owner, pinned, step, known, per_step, nodes))
     records.sort(key=_weight)
     return [*map(_with_statement, records[:MOST]), *records[MOST:]]
 
@@ -117,9 +119,8 @@ def _rate_since(owner: Owner, pinned: int, steps: int) -> int:
     return round(size * round(pinned / size / steps))
 
 
-def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: int) -> Held:
+def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: int, nodes: int) -> Held:
     passed = step - before.step if before is not None else 0
-    nodes_grow = before is not None and passed > 0 and owner.nodes > before.nodes
     record = Held(
         path=owner.path,
         name=owner.name,
@@ -140,6 +141,7 @@ def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: i
     )
     if before is not None and passed == 0 and not per_step:  # a second look at one step: what the first told holds
         return dataclasses.replace(record, pattern=before.pattern, fix=before.fix, cure=before.cure)
+    nodes_grow = (passed > 0 and before is not None and owner.nodes > before.nodes) or piles_nodes(record, nodes)
     piles = owner.elements > before.elements if before is not None and passed > 0 else None
     return _with_pattern(record, clue_of(owner, grows=per_step > 0 or nodes_grow, piles=piles))
 
