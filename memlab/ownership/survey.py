@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from memlab import origins
-from memlab.ownership import anchors, look
+from memlab.ownership import anchors, fixtures, look
 from memlab.ownership.alive import Garbage
 from memlab.ownership.anchors import Anchors
 from memlab.ownership.assign import Assignment
@@ -94,8 +94,9 @@ def _survey(tensor: Tensor | None, made: dict[int, int], seconds: float) -> Surv
     found.maybe.clear()
     objects = gc.get_objects()
     try:
-        heap = Heap(objects, found.own)
-        return _Look(found, graphs, heap, made).survey(tensor)
+        pytests = fixtures.find(objects)
+        heap = Heap(objects, found.own | pytests.holders)
+        return _Look(found, graphs, heap, made, pytests.names).survey(tensor)
     finally:
         objects.clear()
 
@@ -117,9 +118,11 @@ def _wanted(tensor: Tensor | None, made: dict[int, int]) -> Callable[[list[Tenso
 
 
 class _Look:
-    def __init__(self, found: Anchors, graphs: Graphs, heap: Heap, made: dict[int, int]) -> None:
+    def __init__(
+        self, found: Anchors, graphs: Graphs, heap: Heap, made: dict[int, int], known: dict[int, fixtures.Said]
+    ) -> None:
         self._found, self._graphs, self._heap, self._made = found, graphs, heap, made
-        self._climb = Climb(heap, [*found.things, *found.plain], found.grads)
+        self._climb = Climb(heap, [*found.things, *found.plain], found.grads, known)
         self._assignment = Assignment(self._climb)
         self._words = Words(self._climb, self._assignment)
         self._garbage = Garbage(heap, self._climb)
