@@ -273,6 +273,7 @@ def test_every_cure_is_an_arm_that_is_there():
         ("accumulated loss", {"stores": {"add"}, "piles": False}),
         ("accumulated loss", {"stores": {"add", "assign"}, "through": ("dict",), "piles": False}),
         ("accumulated loss", {"made_by": ("AddBackward0", "AddBackward0", "NllLossBackward0")}),
+        ("accumulated loss", {"stores": {"assign"}, "made_by": ("AddBackward0", "AddBackward0"), "scalar": True}),
         ("average with history", {"stores": {"mix", "assign"}}),
         ("average with history", {"made_by": ("LerpBackward0",)}),
         ("undetached recurrent state", {"stores": {"assign"}, "made_by": ("AddBackward0", "AddBackward0")}),

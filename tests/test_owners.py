@@ -65,6 +65,31 @@ def test_every_way_of_holding_is_found_and_its_bytes_are_what_goes(x):
     json.dumps([dataclasses.asdict(owner) for owner in found])
 
 
+def test_of_a_few_the_one_that_leads_to_far_more_stands_for_all(x):
+    logs = {"total": 0, "loss": None}
+    for _ in range(9):
+        logs["total"] = logs["total"] + x.exp().sum()
+        logs["loss"] = x.exp().sum()
+    (owner,) = memlab.owners()
+    assert owner.path.endswith(" -> dict['total'] -> Tensor -> AddBackward0")
+    assert owner.made_by[:2] == ("AddBackward0", "AddBackward0")
+    logs["total"] = x.exp().sum()
+    logs["loss"] = x.exp().sum().exp()
+    (owner,) = memlab.owners()
+    assert owner.path.endswith(" -> dict['loss'] -> Tensor -> ExpBackward0")  # alike: the newest
+
+
+def test_after_backward_nodes_tell_which_of_a_few_leads_to_more(x):
+    logs = {"total": 0, "loss": None}
+    for _ in range(9):
+        logs["loss"] = x.exp().sum()
+        logs["loss"].backward()
+        logs["total"] = logs["total"] + logs["loss"]
+    logs["loss"] = logs["loss"] + 0
+    (owner,) = memlab.owners()
+    assert owner.path.endswith(" -> dict['total'] -> Tensor -> AddBackward0")
+
+
 def test_a_list_of_losses_is_one_owner_and_freed_at_once_without_gc(x):
     losses = [x.exp().mean() for _ in range(412)]
     alive = [weakref.ref(loss) for loss in losses]

@@ -37,6 +37,8 @@ from memlab.ownership.stored import Stored, storages
 # judging them did: 7 in a list, 14 where each lies in an object with a dict.
 _HEAP, _READING = 4.5, 0.45
 _WALK, _EACH = 1.8, 10.0
+_FEW = 8  # of so many tensors of one owner each is asked for what it leads to, and that
+_WEIGHED = 100_000  # nodes in one look, which takes less than 0.1 s
 _base: Any = torch._C.TensorBase
 _dimensions = _base.ndim.__get__
 _LIBRARIES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
@@ -131,6 +133,7 @@ class _Look:
         self._ages = {id(each): node._sequence_nr() for each, node in zip(found.things, found.nodes, strict=True)}
         self._loose = Loose(self._climb, self._assignment, graphs, self._numbers, self._garbage)
         self._stored = Stored(found.plain, made)
+        self._may_weigh = _WEIGHED
 
     def survey(self, tensor: Tensor | None) -> Survey:
         holders, reached = self._loose.settle()
@@ -190,7 +193,7 @@ class _Look:
             modes.update(each.modes)
         alone = shares.get(mask, Reached())
         is_plain = not shares
-        last = self._newest(self._shown(name, held))
+        last = self._heaviest(self._shown(name, held))
         ends = self._climb.things[last]
         unread = sum(each.unread for each in shares.values())
         text = look.type_name(type(ends))
@@ -223,6 +226,19 @@ class _Look:
             evaluating=modes[False] > 0 and not modes[True],
             complete=not unread and not self._found.left_out,
         )
+
+    def _heaviest(self, held: list[int]) -> int:
+        """Return the newest, for it is like the others; or another of a few that leads to far more, as a sum does."""
+        newest = self._newest(held)
+        graphs = list(filter(self._ages.__contains__, held))
+        if not 1 < len(graphs) <= _FEW or not self._may_weigh:
+            return newest
+        weights = {each: self._graphs.weight(self._numbers[each], self._may_weigh) for each in graphs}
+        self._may_weigh -= min(self._may_weigh, sum(nodes for _, nodes in weights.values()))
+        heaviest = max(reversed(graphs), key=weights.__getitem__)
+        (nbytes, nodes), (most_bytes, most_nodes) = weights[newest], weights[heaviest]
+        far_more = most_bytes > 2 * nbytes or (most_bytes == nbytes and most_nodes > 2 * nodes)
+        return heaviest if far_more else newest
 
     def _newest(self, held: list[int]) -> int:
         """Return the one with the newest graph, or the last found."""

@@ -21,6 +21,8 @@ from memlab.tracing.trace import Held
 
 MOST = 32
 UNKNOWN = "unknown"
+_ASSIGNED = {"list", "dict"}  # what takes another element in the place of one
+_PLACE = re.compile(r"\w+(\[[^<].*\])")
 Key = tuple[str, str, str]
 
 
@@ -158,6 +160,7 @@ def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:
     """Return what patterns are recognised by; ``piles`` is whether its elements rose, None if that is not known."""
     return Clue(
         name=owner.name,
+        place=_place(owner),
         kind=owner.kind,
         holds=owner.holds,
         elements=owner.elements,
@@ -169,6 +172,15 @@ def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:
         piles=piles,
         stores=stores(owner.name, owner.where),
     )
+
+
+def _place(owner: Owner) -> str:
+    """Return where in the name's containers the tensor is that stands for all; nothing where that cannot be written."""
+    if not owner.through or not _ASSIGNED.issuperset(owner.through):
+        return ""
+    parts = owner.path.split(" -> ")[1 : 1 + len(owner.through)]
+    places = [_PLACE.fullmatch(part) for part in parts]
+    return "" if None in places else "".join(place[1] for place in places if place is not None)
 
 
 def _with_pattern(record: Held, clue: Clue) -> Held:
