@@ -90,6 +90,45 @@ def test_after_backward_nodes_tell_which_of_a_few_leads_to_more(x):
     assert owner.path.endswith(" -> dict['total'] -> Tensor -> AddBackward0")
 
 
+class OnCtx(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.doubled = x * 2
+        return x + ctx.doubled
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient + ctx.doubled
+
+
+class Wrapper(torch.Tensor):
+    @staticmethod
+    def __new__(cls, inner):
+        made = cls._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, requires_grad=inner.requires_grad)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        out = func(*(each.inner if isinstance(each, cls) else each for each in args), **(kwargs or {}))
+        return cls(out) if isinstance(out, torch.Tensor) else out
+
+
+@pytest.mark.parametrize(
+    ("apply", "nbytes"),
+    [
+        (lambda x: OnCtx.apply(x), 2 * 64),  # what is kept, and what lies on its ctx
+        (lambda x: Wrapper(x.detach()).requires_grad_().exp().sin(), 2 * 64),
+    ],
+    ids=["ctx", "wrapper"],
+)
+def test_growth_counts_what_lies_inside_of_what_graphs_keep(x, apply, nbytes):
+    kept = []
+    found = memlab.growth(lambda: kept.append(apply(x)), steps=6)
+    assert found.bytes_per_step == nbytes
+    assert [(each.name, each.bytes_per_step) for each in found.owners] == [("kept", nbytes)]
+
+
 def test_a_list_of_losses_is_one_owner_and_freed_at_once_without_gc(x):
     losses = [x.exp().mean() for _ in range(412)]
     alive = [weakref.ref(loss) for loss in losses]

@@ -145,9 +145,12 @@ class _Look:
         reaching = self._assignment.of_all(self._stored.keys)
         for each in reaching.keys() & self._numbers.keys():
             reaching[each] |= holders[each]
+        saved = self._graphs.storages(reached)
+        for each in [each for each, mask in reaching.items() if not mask]:
+            reaching[each] = self._loose.inside(each, reached, saved)
         masks = self._stored.masks(reaching)
         self._births = Births(self._stored.births(masks))
-        pinned = self._pinned(masks, reached)
+        pinned = self._pinned(masks, saved, reached)
         held_by = _held_by(holders)
         groups = by_owner(totals)
         found = []
@@ -169,8 +172,10 @@ class _Look:
             return reached[self._graphs.number[id(tensor.grad_fn)]]
         return self._assignment.of(id(tensor))
 
-    def _pinned(self, masks: dict[int, int], reached: list[int]) -> Callable[[Key], tuple[int, int]]:
-        nbytes = self._stored.pinned(masks, self._graphs.storages(reached))
+    def _pinned(
+        self, masks: dict[int, int], saved: dict[int, int], reached: list[int]
+    ) -> Callable[[Key], tuple[int, int]]:
+        nbytes = self._stored.pinned(masks, saved)
         nodes = Counter(reached)
         numbers = {key: number for number, key in enumerate(self._loose.keys)}
         by_bytes, by_nodes = by_owner(nbytes), by_owner(nodes)
