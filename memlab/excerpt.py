@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import symtable
 import sys
 from pathlib import Path
 
@@ -124,5 +125,13 @@ def _names_of(statement: ast.stmt) -> list[str]:
 
 
 def _read(node: ast.AST | None) -> set[str]:
-    """Return the names that are read in ``node``."""
-    return set() if node is None else {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    """Return the names of the file that are read in ``node``: what a function binds itself is none of them."""
+    found: set[str] = set()
+    tables = [] if node is None else [symtable.symtable(ast.unparse(node), "excerpt", "exec")]
+    for table in tables:  # grows meanwhile
+        tables += table.get_children()
+        of_file = table.get_type() == "module"
+        found.update(
+            each.get_name() for each in table.get_symbols() if each.is_referenced() and (of_file or each.is_global())
+        )
+    return found

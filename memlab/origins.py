@@ -25,6 +25,7 @@ from memlab.stacks import is_own
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _PYTHON = sysconfig.get_path("stdlib") + os.sep
+_GENERATED = "<eval_with_key>"  # what torch.fx, and so torch.compile, calls the code that it writes
 _INSTALLED = tuple(f"{os.sep}{each}{os.sep}" for each in ("site-packages", "dist-packages"))  # may lie below it
 _CHECKPOINT = torch.utils.checkpoint.__file__
 _CHECKPOINT_INPUTS = getattr(torch.utils.checkpoint, "_NoopSaveInputs", None)  # up to torch 2.11 or 2.12
@@ -33,7 +34,8 @@ _CHECKPOINT_INPUTS = getattr(torch.utils.checkpoint, "_NoopSaveInputs", None)  #
 class UserFiles(dict[str, bool]):
     """Tells which source files are the user's; remembers each answer.
 
-    Those outside torch, memlab, ``ignore`` and Python's own library: ``copy.deepcopy(model)`` is a line of its caller.
+    Those outside torch, memlab, ``ignore`` and Python's own library: ``copy.deepcopy(model)`` is a line of its caller,
+    and so is what torch.compile and torch.fx have written.
 
     Args:
         ignore: files, folders, or names of imported packages (``"transformers"``).
@@ -44,7 +46,7 @@ class UserFiles(dict[str, bool]):
         self._ignore = (ignore,) if isinstance(ignore, str) else tuple(str(each) for each in ignore)
 
     def __missing__(self, file: str) -> bool:
-        user = not file.startswith(_TORCH) and not is_own(file) and not _is_python(file)
+        user = not file.startswith((_TORCH, _GENERATED)) and not is_own(file) and not _is_python(file)
         self[file] = user = user and not any(_lies_in(file, each) for each in self._ignore)
         return user
 

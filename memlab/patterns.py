@@ -19,6 +19,7 @@ class Clue:
 
     Attributes:
         name: the variable, for the advice alone.
+        place: likewise, where in the variable the tensor is that stands for all: ``"['total']"``.
         kind, holds, elements, through, scalar, made_by, evaluating: as in `memlab.Owner`.
         grows: whether its bytes or nodes rose from step to step.
         piles: whether the number of its elements rose, too; None where that is not known.
@@ -26,6 +27,7 @@ class Clue:
     """
 
     name: str
+    place: str = ""
     kind: str = ""
     holds: str = GRAPH
     elements: int = 1
@@ -45,7 +47,7 @@ class Pattern:
     Attributes:
         name: in a word or two.
         what: what happens, in a sentence.
-        fix: what to write instead; ``{name}`` stands for the variable.
+        fix: what to write instead; ``{name}`` stands for the variable, ``{place}`` for the place in it.
         cure: ``experiment:arm`` that shows the cure.
         fits: whether an owner is one of these.
         holds: what owners of this kind hold.
@@ -59,7 +61,7 @@ class Pattern:
     holds: tuple[str, ...] = (GRAPH,)
 
     def advice(self, clue: Clue) -> str:
-        return self.fix.format(name=clue.name)
+        return self.fix.format(name=clue.name, place=clue.place)
 
 
 _STORES = frozenset({"list", "dict", "deque", "set"})  # what can take one more element
@@ -81,10 +83,10 @@ def _averages(clue: Clue) -> bool:
 
 
 def _adds_up(clue: Clue) -> bool:
-    """Where no statement was found, the nodes tell: a sum of a sum."""
-    if clue.stores:
-        return "add" in clue.stores
-    return [node.startswith("Add") for node in clue.made_by[:2]] == [True, True]
+    """Where no statement was found, or none tells of numbers how they came about, the nodes do: a sum of a sum."""
+    if "add" in clue.stores:
+        return True
+    return (not clue.stores or clue.scalar) and [node.startswith("Add") for node in clue.made_by[:2]] == [True, True]
 
 
 KNOWN = [
@@ -166,21 +168,21 @@ KNOWN = [
     Pattern(
         "accumulated loss",
         "a sum of losses leads to the graph of every loss so far",
-        "add loss.item(), or loss.detach(), to {name}",
+        "add loss.item(), or loss.detach(), to {name}{place}",
         "forward_without_backward:total_of_numbers",
         lambda clue: _carried(clue) and _adds_up(clue) and not _averages(clue),
     ),
     Pattern(
         "average with history",
         "an average that is updated with gradients on leads to every value that went into it",
-        "update {name} under torch.no_grad(), or with value.detach()",
+        "update {name}{place} under torch.no_grad(), or with value.detach()",
         "who_keeps:average_of_detached",
         lambda clue: _carried(clue) and _averages(clue),
     ),
     Pattern(
         "undetached recurrent state",
         "a state that is carried on carries the graph of every step so far",
-        "cut it at the window: {name} = {name}.detach()",
+        "cut it at the window: {name}{place} = {name}{place}.detach()",
         "dynamic_graph:detached_every_window",
         _carried,
     ),

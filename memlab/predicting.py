@@ -20,8 +20,10 @@ from memlab.cards import Card
 from memlab.prediction import DIES, FITS, Prediction
 from memlab.probes.saved import Saved
 from memlab.reachable import tensors_of
+from memlab.units import format_bytes
 
 DOUBLINGS = 20
+_TOLD_APART = 4  # batches, each twice the one before: with more than rounding between them, peaks differ
 
 
 def predict(
@@ -87,15 +89,23 @@ def largest_batch(tried: Callable[[int], Prediction], start: int) -> tuple[int, 
     Args:
         tried: predicts a batch.
         start: the first batch; 0 is returned if it does not fit.
+
+    Raises:
+        ValueError: batches make no difference; a sentence.
     """
     verdicts: dict[str, str] = {}
+    peaks: list[tuple[int, int]] = []
 
     def fits(batch: int) -> bool:
-        verdicts[str(batch)] = tried(batch).verdict
-        return verdicts[str(batch)] == FITS
+        found = tried(batch)
+        verdicts[str(batch)] = found.verdict
+        peaks.append((found.allocated, found.saved))
+        return found.verdict == FITS
 
     good, bad = 0, start
     while bad < start << DOUBLINGS and fits(bad):
+        if len(peaks) == _TOLD_APART and len(set(peaks)) == 1:
+            raise ValueError(f"it takes {format_bytes(peaks[0][0])} with any batch from {start} to {bad}")
         good, bad = bad, bad * 2
     while bad - good > 1 and good:
         middle = (good + bad) // 2

@@ -1,6 +1,7 @@
 """explain, on_oom and show pattern: what memlab says inside other people's programs, and the code it hands out."""
 
 import io
+import re
 import subprocess
 import sys
 import threading
@@ -231,6 +232,10 @@ def test_an_excerpt_has_what_one_arm_needs_and_no_more():
     assert "def losses_kept" not in code
     assert "import torch\nfrom torch.nn import Linear, Sequential, Tanh\n" in code
     assert "steps = numbers_kept(*setup(sizes))" in code
+    for name in experiment.files():
+        for arm in experiment.summarise(experiment.find(name)).arms:
+            bills = re.findall(r"^def \w+\(s, k", excerpt.excerpt(f"{name}:{arm}"), re.MULTILINE)
+            assert not bills, (name, arm)  # of the prediction, even where a variable has the name of one
 
 
 @pytest.fixture
@@ -273,6 +278,7 @@ def test_every_cure_is_an_arm_that_is_there():
         ("accumulated loss", {"stores": {"add"}, "piles": False}),
         ("accumulated loss", {"stores": {"add", "assign"}, "through": ("dict",), "piles": False}),
         ("accumulated loss", {"made_by": ("AddBackward0", "AddBackward0", "NllLossBackward0")}),
+        ("accumulated loss", {"stores": {"assign"}, "made_by": ("AddBackward0", "AddBackward0"), "scalar": True}),
         ("average with history", {"stores": {"mix", "assign"}}),
         ("average with history", {"made_by": ("LerpBackward0",)}),
         ("undetached recurrent state", {"stores": {"assign"}, "made_by": ("AddBackward0", "AddBackward0")}),

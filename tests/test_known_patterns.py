@@ -201,3 +201,27 @@ def test_other_names_change_no_pattern(renamed):
     assert not {make.__name__ for make, _ in renamed.values()} & LEAKING.keys()
     found = recognised([make for make, _ in renamed.values()])
     assert {name: pattern_of(found, make, owner) for name, (make, owner) in renamed.items()} == PATTERNS
+
+
+class Trainer:
+    def __init__(self):
+        self.logs = {}
+        self.state = (torch.zeros(2),)
+
+    def step(self, x):
+        self.logs["total"] = self.logs.get("total", 0) + x.exp().sum()
+        self.logs["loss"] = x.exp().sum()
+        self.state = (self.state[0] + x.exp(),)
+
+
+def test_the_fix_says_where_in_a_container():
+    trainer, found = Trainer(), []
+    for step in range(1, 7):
+        trainer.step(torch.ones(2, requires_grad=True))
+        if step in (3, 6):
+            found = holders.find(step, found)
+    fixes = {each.name: each.fix for each in found if each.name.startswith("trainer.")}
+    assert fixes == {
+        "trainer.logs": "add loss.item(), or loss.detach(), to trainer.logs['total']",
+        "trainer.state": "cut it at the window: trainer.state = trainer.state.detach()",
+    }

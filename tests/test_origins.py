@@ -4,6 +4,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import torch
+
 import memlab
 from memlab import origins
 
@@ -38,3 +40,13 @@ def test_frames_of_python_s_own_library_are_skipped_and_installed_packages_are_n
     assert user_code_at(library / "copy.py")[0].co_filename == __file__
     for place in (library / "site-packages" / "their.py", library / "dist-packages" / "their.py"):
         assert user_code_at(place)[0].co_filename == str(place)
+
+
+def test_code_that_torch_writes_is_a_line_of_its_caller():
+    model = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh()))
+    with memlab.watch() as seen:
+        kept = model(torch.ones(1, 2))
+    line = sys._getframe().f_lineno - 1
+    assert kept.requires_grad
+    assert set(seen.saved.by("line")) == {f"tests/test_origins.py:{line}"}
+    assert {each.module for each in seen.saved.lines} >= {"1"}

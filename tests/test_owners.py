@@ -65,6 +65,70 @@ def test_every_way_of_holding_is_found_and_its_bytes_are_what_goes(x):
     json.dumps([dataclasses.asdict(owner) for owner in found])
 
 
+def test_of_a_few_the_one_that_leads_to_far_more_stands_for_all(x):
+    logs = {"total": 0, "loss": None}
+    for _ in range(9):
+        logs["total"] = logs["total"] + x.exp().sum()
+        logs["loss"] = x.exp().sum()
+    (owner,) = memlab.owners()
+    assert owner.path.endswith(" -> dict['total'] -> Tensor -> AddBackward0")
+    assert owner.made_by[:2] == ("AddBackward0", "AddBackward0")
+    logs["total"] = x.exp().sum()
+    logs["loss"] = x.exp().sum().exp()
+    (owner,) = memlab.owners()
+    assert owner.path.endswith(" -> dict['loss'] -> Tensor -> ExpBackward0")  # alike: the newest
+
+
+def test_after_backward_nodes_tell_which_of_a_few_leads_to_more(x):
+    logs = {"total": 0, "loss": None}
+    for _ in range(9):
+        logs["loss"] = x.exp().sum()
+        logs["loss"].backward()
+        logs["total"] = logs["total"] + logs["loss"]
+    logs["loss"] = logs["loss"] + 0
+    (owner,) = memlab.owners()
+    assert owner.path.endswith(" -> dict['total'] -> Tensor -> AddBackward0")
+
+
+class OnCtx(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.doubled = x * 2
+        return x + ctx.doubled
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient + ctx.doubled
+
+
+class Wrapper(torch.Tensor):
+    @staticmethod
+    def __new__(cls, inner):
+        made = cls._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, requires_grad=inner.requires_grad)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        out = func(*(each.inner if isinstance(each, cls) else each for each in args), **(kwargs or {}))
+        return cls(out) if isinstance(out, torch.Tensor) else out
+
+
+@pytest.mark.parametrize(
+    ("apply", "nbytes"),
+    [
+        (lambda x: OnCtx.apply(x), 2 * 64),  # what is kept, and what lies on its ctx
+        (lambda x: Wrapper(x.detach()).requires_grad_().exp().sin(), 2 * 64),
+    ],
+    ids=["ctx", "wrapper"],
+)
+def test_growth_counts_what_lies_inside_of_what_graphs_keep(x, apply, nbytes):
+    kept = []
+    found = memlab.growth(lambda: kept.append(apply(x)), steps=6)
+    assert found.bytes_per_step == nbytes
+    assert [(each.name, each.bytes_per_step) for each in found.owners] == [("kept", nbytes)]
+
+
 def test_a_list_of_losses_is_one_owner_and_freed_at_once_without_gc(x):
     losses = [x.exp().mean() for _ in range(412)]
     alive = [weakref.ref(loss) for loss in losses]

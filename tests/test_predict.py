@@ -3,6 +3,7 @@
 import io
 import json
 import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,12 +149,21 @@ def test_the_largest_batch_is_found_by_doubling_and_bisection(most):
 
     def run(batch):
         tried.append(batch)
-        return Prediction("x", FITS if batch <= most else DIES)
+        return Prediction("x", FITS if batch <= most else DIES, allocated=batch)
 
     largest, verdicts = largest_batch(run, 1)
     assert largest == most
     assert len(tried) == len(set(tried)) <= 16
     assert verdicts[str(most + 1)] == DIES
+
+
+def test_a_script_that_takes_no_batch_has_no_largest_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text("import torch\ntorch.nn.Linear(8, 8)(torch.ones(2, 8)).sum().backward()\n")
+    assert cli.main(["predict", "train.py", "--card", "rtx4090", "--batch-from", "4", "--batch-arg=--size"]) == 2
+    said = capsys.readouterr().err
+    assert "train.py: it takes 16.25 MiB with any batch from 4 to 32" in said
+    assert "does it read its batch from --size? (see --batch-arg)" in said
 
 
 def test_a_block_is_a_layer_of_a_list_or_a_top_level_module():

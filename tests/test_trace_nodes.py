@@ -49,6 +49,13 @@ def test_a_sum_of_losses_after_backward_is_named(trace):
     assert "add loss.item(), or loss.detach(), to total" in said
 
 
+@NEEDS_PACKED
+def test_in_the_shortest_run_that_is_judged_the_pattern_is_told_too(trace):
+    said, found = trace("total += loss", TRAIN.replace("range(40)", "range(16)"))
+    assert [(each.name, each.step, each.pattern) for each in found.owners] == [("total", 16, "accumulated loss")]
+    assert "5 autograd nodes more every step, and no bytes" in said
+
+
 IN_A_FUNCTION = """
 import torch
 

@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fake", action="store_true", help="on fake tensors: no memory, no arithmetic, any size")
     parser.add_argument("--batch-from", metavar="N", help="look for the largest batch that fits, from N on")
     parser.add_argument(
-        "--batch-arg", metavar="NAME", default="batch", help="the script's option for it (default: batch)"
+        "--batch-arg", metavar="NAME", default="batch", help="the script's option for it, no dashes (default: batch)"
     )
     parser.add_argument(
         "--conf", metavar="CONF", default="", help="the allocator's settings, as PYTORCH_CUDA_ALLOC_CONF"
@@ -57,8 +57,10 @@ def _predict(script: Path, given: argparse.Namespace, card: Card, start: int | N
 
     isolate.prepare()
 
+    option = f"--{given.batch_arg.lstrip('-')}"
+
     def run(batch: int | None) -> Prediction:
-        arguments = [*given.rest, *([] if batch is None else [f"--{given.batch_arg}", str(batch)])]
+        arguments = [*given.rest, *([] if batch is None else [option, str(batch)])]
         asked = (_in_child, script, arguments, card, given.fake, given.conf)
         try:
             found: Prediction = isolate.ask(*asked, timeout=timeout)
@@ -73,7 +75,10 @@ def _predict(script: Path, given: argparse.Namespace, card: Card, start: int | N
     if start is None:
         found = run(None)
     else:
-        largest, batches = predicting.largest_batch(run, start)
+        try:
+            largest, batches = predicting.largest_batch(run, start)
+        except ValueError as error:
+            raise Wrong(f"{script.name}: {error}; does it read its batch from {option}? (see --batch-arg)") from None
         found = tried[largest or start]
         found.largest, found.batches = largest, batches
     found.machine = isolate.ask(doctor.machine, "cpu")

@@ -36,6 +36,7 @@ class Body:
         self._card = card_of(limits.card) if limits.card is not None else None
         self._device = self._cuda_device(limits)
         self.seen: Watch = watch(self._card, keep_peak=True)
+        self._began = False
 
     def _cuda_device(self, limits: Limits) -> torch.device | None:
         wanted = limits.peak.device if limits.peak is not None else None
@@ -60,6 +61,7 @@ class Body:
         self._put_on_card()
         start = self._start_cuda()
         with self.seen:
+            self._began = True
             try:
                 yield
             except torch.OutOfMemoryError as error:
@@ -89,7 +91,7 @@ class Body:
         record.given = sum(self.given.values())
         record.saved_peak, record.storages_peak = self.seen.saved.peak, self.seen.storages.peak
         record.cuda_peak = self.cuda_peak
-        record.card = self.seen.card.read() if self.seen.card is not None else None
+        record.card = self.seen.card.read() if self._began and self.seen.card is not None else None
         for sentence in self.seen.blind:
             record.note(sentence)
         if any("compiled region" in sentence for sentence in self.seen.blind):

@@ -167,13 +167,15 @@ class Test:
         return [*texts.largest(saved, self.item.config.rootpath), *besides]
 
     def _owners(self) -> list[str]:
-        """Return who holds what the bodies made: graphs, and storages without one."""
+        """Return who holds what the bodies made: graphs, and storages without one; not what earlier tests left."""
         if not READS_PACKED:
             return []
         made: dict[int, int] = {}
         for body in self._bodies:
             made |= body.seen.storages.ledger.live()
-        found = survey(made=made).owners[:_OWNERS]
+        look = survey(made=made)
+        pinned = [look.pinned[key][0] for key in look.keys]
+        found = [owner for owner, nbytes in zip(look.owners, pinned, strict=True) if nbytes][:_OWNERS]
         return ["  held by:", *texts.owner_lines(found)] if found else []
 
 

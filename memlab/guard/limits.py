@@ -23,7 +23,7 @@ class Size:
 
     def __str__(self) -> str:
         exact = format_exact(self.bytes)
-        return exact if self.text in (exact, "") else f"{self.text} ({exact})"
+        return exact if self.text == exact or not self.text.strip("0123456789_") else f"{self.text} ({exact})"
 
 
 @dataclass(frozen=True)

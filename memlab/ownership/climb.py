@@ -77,8 +77,14 @@ class Climb:
         nodes: pairs (id of an autograd node, id of what Python code has hung on it).
     """
 
-    def __init__(self, heap: Heap, starts: list[Any], extra: list[tuple[Any, Any]]) -> None:
-        self.heap = heap
+    def __init__(
+        self,
+        heap: Heap,
+        starts: list[Any],
+        extra: list[tuple[Any, Any]],
+        known: dict[int, tuple[str, str]] | None = None,
+    ) -> None:
+        self.heap, self._known = heap, known or {}
         self.links = Links(starts)
         self.things, self.down, self.up = self.links.things, self.links.down, self.links.up
         self.names: defaultdict[int, list[Name]] = defaultdict(list)
@@ -108,6 +114,9 @@ class Climb:
         """Find all holders of this level; return those that have no name and are to be asked next."""
         for each in level & self._frames.keys():
             self.names[each].extend(self._frames[each])
+        for each in level & self._known.keys():
+            text, where = self._known[each]
+            self.names[each].append(Name(text, where, "fixture", ("fixture", each), 3))
         found = self.heap.holders(level)
         alone = self._special(found)
         pairs = found.only(alone).pairs()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import FrameType
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from memlab.ownership.alive import Garbage
 from memlab.ownership.assign import Assignment
 from memlab.ownership.climb import Climb, Key, Name
 from memlab.ownership.reach import Graphs
+from memlab.ownership.stored import storages
 
 _CPP = Name("(no Python name)", "held by C++ only", "C++ only", ("C++ only",), 9)
 
@@ -90,6 +91,22 @@ class Loose:
             elif each != thing and each in self._numbers:
                 found.add(self._numbers[each])
         return found
+
+    def inside(self, thing: int, reached: list[int], saved: Mapping[int, int]) -> int:
+        """Return who keeps a thing that lies inside what graphs keep: on a ``ctx``, or in a saved tensor of a subclass.
+
+        Args:
+            thing: its ``id()``.
+            reached: who reaches each node.
+            saved: who reaches each storage that nodes keep, by its key.
+        """
+        above, mask = self._above(thing), 0
+        for number in self._nodes_of(thing, above):
+            mask |= reached[number]
+        holders = [self._climb.things[each] for each in above if each != thing]
+        for _, storage in storages(each for each in holders if look.is_a(each, Tensor)):
+            mask |= saved.get(storage._cdata, 0)
+        return mask
 
     def _bit(self, name: Name, above: set[int]) -> int:
         """Return the bit of an owner that is no Python name, a new one if it is the first of its sort."""

@@ -21,7 +21,7 @@ class Owner:
         where: where that name lives, such as ``"local of train(), train.py:31"``.
         kind: what sort of name it is: local, generator, coroutine, traceback, global, instance attribute, class
             attribute, closure, default argument, lru_cache, thread-local, tensor attribute, hook, ctx attribute, cycle,
-            temporary, or C++ only.
+            fixture, temporary, or C++ only.
         bytes: saved bytes that it reaches, each storage once; parameters, buffers and inputs left out, as in a `Bill`.
             Of an owner of plain tensors (``holds == "tensors"``), the bytes of their storages.
         exclusive_bytes: of these, what only it reaches: freed if this one name went.

@@ -120,6 +120,17 @@ class Graphs:
             if not number % _LOOKS_AT_CLOCK and number >= LEAST and time.perf_counter() > deadline:
                 return
 
+    def weight(self, root: int, most: int) -> tuple[int, int]:
+        """Return the saved bytes and the nodes that one node leads to, itself included, of at most ``most`` nodes."""
+        met, waiting = {root}, [root]
+        for number in waiting:  # grows meanwhile
+            for each in self._following[number]:
+                if each not in met and len(met) < most:
+                    met.add(each)
+                    waiting.append(each)
+        kept = {key for number in waiting for key in self._kept.get(number, ()) if key in self._storages}
+        return sum(self._storages[key][0] for key in kept), len(met)
+
     def spread(self, masks: dict[int, int]) -> list[int]:
         """Return for each node the owners that reach it, as bits; ``masks`` says who holds which node."""
         found = [0] * len(self._order)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from memlab import origins
-from memlab.ownership import anchors, look
+from memlab.ownership import anchors, fixtures, look
 from memlab.ownership.alive import Garbage
 from memlab.ownership.anchors import Anchors
 from memlab.ownership.assign import Assignment
@@ -37,6 +37,8 @@ from memlab.ownership.stored import Stored, storages
 # judging them did: 7 in a list, 14 where each lies in an object with a dict.
 _HEAP, _READING = 4.5, 0.45
 _WALK, _EACH = 1.8, 10.0
+_FEW = 8  # of so many tensors of one owner each is asked for what it leads to, and that
+_WEIGHED = 100_000  # nodes in one look, which takes less than 0.1 s
 _base: Any = torch._C.TensorBase
 _dimensions = _base.ndim.__get__
 _LIBRARIES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
@@ -94,8 +96,9 @@ def _survey(tensor: Tensor | None, made: dict[int, int], seconds: float) -> Surv
     found.maybe.clear()
     objects = gc.get_objects()
     try:
-        heap = Heap(objects, found.own)
-        return _Look(found, graphs, heap, made).survey(tensor)
+        pytests = fixtures.find(objects)
+        heap = Heap(objects, found.own | pytests.holders)
+        return _Look(found, graphs, heap, made, pytests.names).survey(tensor)
     finally:
         objects.clear()
 
@@ -117,9 +120,11 @@ def _wanted(tensor: Tensor | None, made: dict[int, int]) -> Callable[[list[Tenso
 
 
 class _Look:
-    def __init__(self, found: Anchors, graphs: Graphs, heap: Heap, made: dict[int, int]) -> None:
+    def __init__(
+        self, found: Anchors, graphs: Graphs, heap: Heap, made: dict[int, int], known: dict[int, fixtures.Said]
+    ) -> None:
         self._found, self._graphs, self._heap, self._made = found, graphs, heap, made
-        self._climb = Climb(heap, [*found.things, *found.plain], found.grads)
+        self._climb = Climb(heap, [*found.things, *found.plain], found.grads, known)
         self._assignment = Assignment(self._climb)
         self._words = Words(self._climb, self._assignment)
         self._garbage = Garbage(heap, self._climb)
@@ -128,6 +133,7 @@ class _Look:
         self._ages = {id(each): node._sequence_nr() for each, node in zip(found.things, found.nodes, strict=True)}
         self._loose = Loose(self._climb, self._assignment, graphs, self._numbers, self._garbage)
         self._stored = Stored(found.plain, made)
+        self._may_weigh = _WEIGHED
 
     def survey(self, tensor: Tensor | None) -> Survey:
         holders, reached = self._loose.settle()
@@ -139,9 +145,12 @@ class _Look:
         reaching = self._assignment.of_all(self._stored.keys)
         for each in reaching.keys() & self._numbers.keys():
             reaching[each] |= holders[each]
+        saved = self._graphs.storages(reached)
+        for each in [each for each, mask in reaching.items() if not mask]:
+            reaching[each] = self._loose.inside(each, reached, saved)
         masks = self._stored.masks(reaching)
         self._births = Births(self._stored.births(masks))
-        pinned = self._pinned(masks, reached)
+        pinned = self._pinned(masks, saved, reached)
         held_by = _held_by(holders)
         groups = by_owner(totals)
         found = []
@@ -163,8 +172,10 @@ class _Look:
             return reached[self._graphs.number[id(tensor.grad_fn)]]
         return self._assignment.of(id(tensor))
 
-    def _pinned(self, masks: dict[int, int], reached: list[int]) -> Callable[[Key], tuple[int, int]]:
-        nbytes = self._stored.pinned(masks, self._graphs.storages(reached))
+    def _pinned(
+        self, masks: dict[int, int], saved: dict[int, int], reached: list[int]
+    ) -> Callable[[Key], tuple[int, int]]:
+        nbytes = self._stored.pinned(masks, saved)
         nodes = Counter(reached)
         numbers = {key: number for number, key in enumerate(self._loose.keys)}
         by_bytes, by_nodes = by_owner(nbytes), by_owner(nodes)
@@ -187,7 +198,7 @@ class _Look:
             modes.update(each.modes)
         alone = shares.get(mask, Reached())
         is_plain = not shares
-        last = self._newest(self._shown(name, held))
+        last = self._heaviest(self._shown(name, held))
         ends = self._climb.things[last]
         unread = sum(each.unread for each in shares.values())
         text = look.type_name(type(ends))
@@ -220,6 +231,19 @@ class _Look:
             evaluating=modes[False] > 0 and not modes[True],
             complete=not unread and not self._found.left_out,
         )
+
+    def _heaviest(self, held: list[int]) -> int:
+        """Return the newest, for it is like the others; or another of a few that leads to far more, as a sum does."""
+        newest = self._newest(held)
+        graphs = list(filter(self._ages.__contains__, held))
+        if not 1 < len(graphs) <= _FEW or not self._may_weigh:
+            return newest
+        weights = {each: self._graphs.weight(self._numbers[each], self._may_weigh) for each in graphs}
+        self._may_weigh -= min(self._may_weigh, sum(nodes for _, nodes in weights.values()))
+        heaviest = max(reversed(graphs), key=weights.__getitem__)
+        (nbytes, nodes), (most_bytes, most_nodes) = weights[newest], weights[heaviest]
+        far_more = most_bytes > 2 * nbytes or (most_bytes == nbytes and most_nodes > 2 * nodes)
+        return heaviest if far_more else newest
 
     def _newest(self, held: list[int]) -> int:
         """Return the one with the newest graph, or the last found."""

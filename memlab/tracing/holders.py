@@ -21,6 +21,8 @@ from memlab.tracing.trace import Held
 
 MOST = 32
 UNKNOWN = "unknown"
+_ASSIGNED = {"list", "dict"}  # what takes another element in the place of one
+_PLACE = re.compile(r"\w+(\[[^<].*\])")
 Key = tuple[str, str, str]
 
 
@@ -33,6 +35,7 @@ def find(
     within: bool = False,
     made: dict[int, int] | None = None,
     since: int | None = None,
+    nodes: int = 0,
 ) -> list[Held]:
     """Look for owners now; growth is measured against an earlier look.
 
@@ -47,6 +50,7 @@ def find(
         made: ``{storage key: bytes}`` for which owners of plain tensors are wanted, too, whether they grow or not; the
             bytes are those that are new since step ``since``.
         since: against this step the first of all looks is measured.
+        nodes: so many autograd nodes each step leaves; who has most of them grows, even at the first of all looks.
     """
     if not READS_PACKED:
         return []
@@ -60,7 +64,7 @@ def find(
             per_step = _rate(owner, pinned, step, known, within)
         elif not before and since is not None:
             per_step = _rate_since(owner, pinned, step - since)
-        records.append(_held(owner, pinned, step, known, per_step))
+        records.append(_held(owner, pinned, step, known, per_step, nodes))
     records.sort(key=_weight)
     return [*map(_with_statement, records[:MOST]), *records[MOST:]]
 
@@ -117,9 +121,8 @@ def _rate_since(owner: Owner, pinned: int, steps: int) -> int:
     return round(size * round(pinned / size / steps))
 
 
-def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: int) -> Held:
+def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: int, nodes: int) -> Held:
     passed = step - before.step if before is not None else 0
-    nodes_grow = before is not None and passed > 0 and owner.nodes > before.nodes
     record = Held(
         path=owner.path,
         name=owner.name,
@@ -138,12 +141,12 @@ def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: i
         elements=owner.elements,
         pinned=pinned,
     )
+    nodes_grow = (passed > 0 and before is not None and owner.nodes > before.nodes) or piles_nodes(record, nodes)
     piles = owner.elements > before.elements if before is not None and passed > 0 else None
     clue = clue_of(owner, grows=per_step > 0 or nodes_grow, piles=piles)
     # What an earlier look has told holds: in a second look at one step, and where a function's variable, new in each
     # call, is as large at the end of each.
-    told = before is not None and before.pattern and not per_step and (passed == 0 or recognise(clue) is None)
-    if before is not None and told:
+    if before is not None and not per_step and (passed == 0 or (before.pattern and recognise(clue) is None)):
         return dataclasses.replace(record, pattern=before.pattern, fix=before.fix, cure=before.cure)
     return _with_pattern(record, clue)
 
@@ -160,6 +163,7 @@ def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:
     """Return what patterns are recognised by; ``piles`` is whether its elements rose, None if that is not known."""
     return Clue(
         name=owner.name,
+        place=_place(owner),
         kind=owner.kind,
         holds=owner.holds,
         elements=owner.elements,
@@ -171,6 +175,15 @@ def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:
         piles=piles,
         stores=stores(owner.name, owner.where),
     )
+
+
+def _place(owner: Owner) -> str:
+    """Return where in the name's containers the tensor is that stands for all; nothing where that cannot be written."""
+    if not owner.through or not _ASSIGNED.issuperset(owner.through):
+        return ""
+    parts = owner.path.split(" -> ")[1 : 1 + len(owner.through)]
+    places = [_PLACE.fullmatch(part) for part in parts]
+    return "" if None in places else "".join(place[1] for place in places if place is not None)
 
 
 def _with_pattern(record: Held, clue: Clue) -> Held:

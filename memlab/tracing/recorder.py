@@ -169,7 +169,8 @@ class Recorder:
     def _look(self, error: BaseException | None = None, *, within: bool = False) -> list[Held]:
         since = self._since
         made, step = (since.made(), since.step) if since is not None else ({}, None)
-        return holders.find(self.count, self.owners, error=error, within=within, made=made, since=step)
+        nodes = self._nodes.per_step
+        return holders.find(self.count, self.owners, error=error, within=within, made=made, since=step, nodes=nodes)
 
     def _accused(self, error: BaseException | None, *, grows: bool) -> list[Held]:
         """Return who is to be told of at the end; at an OutOfMemoryError that nobody grew up to, all there are."""
