@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TextIO
 
+from memlab import places
 from memlab.show._card import bar, bar_width
 from memlab.show._columns import Block, fold, width_of
 from memlab.show._words import clean
@@ -80,8 +80,7 @@ def _ooms(device: DeviceSummary) -> Rows:
 
 def _place(line: str) -> str:
     """Return a source line, its file relative to the working directory where it lies below."""
-    path = Path(line)
-    return clean(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+    return clean(places.short(line))
 
 
 def _totals(device: DeviceSummary, room: int) -> Rows:
