@@ -167,5 +167,6 @@ def _verdict(conf: str, outcome: Outcome, replays: Replays) -> str:
     if outcome.saved == failed:
         return f"{question} Yes: what failed is served; {reserved}."
     if outcome.saved:
-        return f"{question} In part: {outcome.saved} of {failed} requests that failed are served; {reserved}."
+        served = f"{outcome.saved} of {failed} requests that failed {'is' if outcome.saved == 1 else 'are'} served"
+        return f"{question} In part: {served}; {reserved}."
     return f"{question} No: what failed fails again; {reserved}."
