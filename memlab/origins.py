@@ -18,10 +18,10 @@ import torch
 import torch.utils.checkpoint
 from torch.nn.modules.module import Module
 
-from memlab import hook_stack
+from memlab import hook_stack, places
 from memlab.functions import APPLY
 from memlab.modules import CALL
-from memlab.stacks import is_own
+from memlab.stacks import is_own, line_of
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _PYTHON = sysconfig.get_path("stdlib") + os.sep
@@ -104,13 +104,8 @@ def saver(frame: FrameType | None) -> str | None:
 
 
 def describe(code: CodeType | None, lasti: int) -> str:
-    """Return ``file:line`` of an instruction, the file relative to the working directory where it lies below."""
-    if code is None:
-        return "unknown"
-    line = next((line for start, end, line in code.co_lines() if start <= lasti < end), None)
-    path = Path(code.co_filename)
-    below = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"{below}:{line or code.co_firstlineno}"
+    """Return the place of an instruction, as `memlab.places.place` tells it; ``unknown`` where there is no code."""
+    return "unknown" if code is None else places.place(code.co_filename, line_of(code, lasti))
 
 
 def op_name(op: Any) -> str:

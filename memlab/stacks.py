@@ -38,7 +38,7 @@ class Stack:
         """Return them in the form of torch's snapshots; always the same list, so that a file holds it once."""
         if self._frames is None:
             self._frames = [
-                {"filename": code.co_filename, "line": _line(code, lasti), "name": code.co_name}
+                {"filename": code.co_filename, "line": line_of(code, lasti), "name": code.co_name}
                 for code, lasti in self.codes
             ]
         return self._frames
@@ -109,6 +109,7 @@ def _codes(frame: FrameType | None) -> tuple[tuple[CodeType, int], ...]:
     return tuple(found)
 
 
-def _line(code: CodeType, lasti: int) -> int:
+def line_of(code: CodeType, lasti: int) -> int:
+    """Return the source line of an instruction; that of the code where the instruction has none."""
     found = next((line for start, end, line in code.co_lines() if start <= lasti < end), None)
     return found or code.co_firstlineno

@@ -2,6 +2,7 @@
 
 import io
 import json
+import types
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import memlab
+from memlab import cards
 from memlab.allocator import Allocator
-from memlab.as_cuda import CudaStorages, Gpu, cub
-from memlab.as_cuda.bars import Bars, Bound, bound_of, is_exact, open_of
+from memlab.as_cuda import CudaStorages, Gpu, account, cub
+from memlab.as_cuda.bars import Bars, Bound, bound_of, is_exact, open_of, short
 from memlab.as_cuda.checked import ABOVE, BOUNDS, EXACT
 from memlab.as_cuda.temporaries import KERNELS
 from memlab.prediction import Prediction
@@ -150,6 +152,65 @@ def test_what_is_not_known_is_named_and_leaves_no_bar():
     assert "at least" in shown(found) and "cuDNN's convolutions" in shown(found)
 
 
+MANY = [f"op{number}" for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("levels", "sentence"),
+    [
+        ({"sort": 5}, "sort: its bar stays below the peak"),
+        ({"topk": 5, "sort": 9}, "sort, topk: their bars stay below the peak"),
+        (dict.fromkeys(MANY, 1), f"{', '.join(MANY[:8])} and 2 more: their bars stay below the peak"),
+        ({"sort": 522, "topk": 5}, "what is taken inside may add to the peak at most: sort 512 B"),
+        (
+            {name: 20 - index for index, name in enumerate(MANY)},
+            "what is taken inside may add to the peak at most: "
+            + ", ".join(f"{name} {10 - index} B" for index, name in enumerate(MANY[:8]))
+            + " and 2 more",
+        ),
+    ],
+)
+def test_sentences_about_bars(levels, sentence):
+    peak = 10
+    mode = types.SimpleNamespace(bars=Bars(levels), ran=[], casts=False)
+    assert account.modelled(cards.find("24 GiB"), mode, peak)[0] == sentence
+
+
+GOOD, HIGH = aten.relu.default, [each for each in ABOVE if each not in EXACT][:2]
+
+
+@pytest.mark.parametrize(
+    ("ran", "sentence"),
+    [
+        ([GOOD], "what the operator that ran returns, saves and takes inside"),
+        ([GOOD, aten.gelu.default], "what all 2 operators that ran return, save and take inside"),
+        ([GOOD, aten.nanmedian.default], "what 1 of the 2 operators that ran returns, saves and takes inside"),
+        ([aten.nanmedian.default], "torch's caching allocator (2.13): rounding, blocks, segments, retries, its error"),
+    ],
+)
+def test_sentences_about_operators_that_were_exact(ran, sentence):
+    assert account.exact(types.SimpleNamespace(ran=ran))[0] == sentence
+
+
+@pytest.mark.parametrize(
+    ("ran", "casts", "sentence"),
+    [
+        (HIGH[:1], False, "{}: counted a little too high, if it is off"),
+        ([], True, "autocast: counted a little too high, if it is off"),
+        (HIGH[:1], True, "{}, autocast: counted a little too high, if they are off"),
+    ],
+)
+def test_sentences_about_what_may_be_too_high(ran, casts, sentence):
+    mode = types.SimpleNamespace(bars=Bars(), ran=ran, casts=casts)
+    named = ", ".join(short(each) for each in ran)
+    assert account.modelled(cards.find("24 GiB"), mode, 0)[0] == sentence.format(named)
+
+
+def test_the_sentence_about_what_is_not_known():
+    mode = types.SimpleNamespace(ran=[aten.convolution.default])
+    assert account.missing(mode)[0] == "what is taken inside cuDNN's convolutions"
+
+
 @pytest.mark.parametrize("kind", ["bar", "unknown", "high", "exact"])
 def test_what_people_see_fits_80_columns(kind, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
@@ -159,6 +220,8 @@ def test_what_people_see_fits_80_columns(kind, monkeypatch):
         found.bars, found.bar = dict.fromkeys(names, 3 << 20), 3 << 20
     elif kind != "exact":
         setattr(found, kind, names)
+    if kind != "exact":
+        assert f"{names[2]}, ..." in shown(found)
     _prediction.show(found, out := Terminal())
     assert max(map(len, out.getvalue().splitlines())) <= 80
 

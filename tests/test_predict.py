@@ -232,7 +232,7 @@ def test_the_command(script, capfd, monkeypatch):
     assert cli.main(["predict", "train.py", "--card", "300 MiB", "--fake", "--batch-from", "4"]) == 0
     out = capfd.readouterr().out
     assert out.startswith("train.py: the largest batch that fits is ")
-    assert "each of blocks.0 to blocks.1 (2)" in out
+    assert "each of blocks.0 and blocks.1\n" in out
     largest = int(out.split("fits is ")[1].split()[0])
     asked = ["predict", "train.py", "--card", "300 MiB", "--fake", "--json", "-", "--", "--batch", str(largest + 1)]
     assert cli.main(asked) == 1

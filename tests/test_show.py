@@ -23,7 +23,11 @@ from memlab import show
 from memlab.doctor import MEASURED, NOT_HERE, Ability, Examination
 from memlab.experiment import Unknown
 from memlab.report import FAILED, REFUTED, Finding, Report
-from memlab.show import _columns, _doctor, _list, _live, _pages, _reasons, _words
+from memlab.show import _columns, _doctor, _explanation, _list, _live, _owners, _pages, _reasons, _snapshot, _words
+from memlab.snapshots.replay import Outcome
+from memlab.snapshots.summary import Replays
+from memlab.tracing.explanation import Explanation
+from memlab.tracing.trace import Held, Moment
 
 EVERYTHING = (
     samples.finding(),
@@ -153,6 +157,32 @@ def test_the_card_tells_its_story():
     assert "30.00 KiB  train.py:12" in text
     assert "36.00 KiB of the card are free after the setup" in " ".join(text.split())
     assert "5 steps fit, step 6 does not" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(("predicted", "told"), [(2, "1 step fits, step 2 does not"), (3, "2 steps fit, step 3 does")])
+def test_one_step_fits_and_two_fit(predicted, told):
+    finding = samples.dead()
+    finding.predicted = predicted
+    assert told in " ".join(shown("table", finding).split())
+
+
+@pytest.mark.parametrize(("number", "told"), [(4, "1 more, which alone pins 8 B"), (5, "2 more, which alone pin 16")])
+def test_one_owner_pins_and_two_pin(number, told):
+    held = [Held(f"kept{index}", f"kept{index}", exclusive=8, bytes=8, tensors=1) for index in range(number)]
+    assert told in "\n".join(line.text for line in _owners.owners(held, 80))
+
+
+@pytest.mark.parametrize(("unseen", "told"), [({"A": 1}, "what A (1) keeps"), ({"A": 1, "B": 1}, "A (1), B (1) keep")])
+def test_one_node_keeps_and_two_keep(unseen, told):
+    found = Explanation("a tensor", Moment(0), unseen=unseen)
+    assert f"{told}\n" in "\n".join(line.text for line in _explanation.lines(found, 80))
+
+
+@pytest.mark.parametrize(("saved", "verb"), [(1, "is"), (2, "are")])
+def test_one_request_is_served_and_two_are(saved, verb):
+    recorded, asked = Outcome(8, 8, 8, 8, ooms=3), Outcome(8, 8, 8, 8, ooms=3 - saved, saved=saved)
+    replays = Replays(recorded, recorded, {"": asked}, None, "segment", 0)
+    assert f"In part: {saved} of 3 requests that failed {verb} served" in _snapshot._verdict("", asked, replays)
 
 
 def test_an_arm_that_died_at_the_wrong_step():

@@ -19,7 +19,7 @@ import memlab
 from memlab import cli
 from memlab.report import NotAReport
 from memlab.show import _diff, _trace, _trace_live
-from memlab.tracing import compare, recorder, stores
+from memlab.tracing import code_lines, compare, recorder, stores
 from memlab.tracing.trace import Held, Moment, Row, Trace, load
 
 PYTHON = [sys.executable, "-m", "memlab"]
@@ -192,7 +192,7 @@ for number in range(6):
             18,
         ),
         (LOOP + "    import memlab\n    memlab.step()\n    memlab.step()\n", (), "memlab.step", 12),
-        (LOOP, ("--step-at", "train.py:10"), "line", 18),
+        (LOOP, ("--step-at", "train.py:10"), "train.py:10", 18),
         ("import torch\ntorch.ones(3)\n", (), "", 0),
     ],
 )
@@ -333,6 +333,94 @@ def test_wrong_use(arguments, sentence, own_folder, capsys):
     assert out == ""
     assert sentence in err
     assert err.count("\n") == 1
+
+
+CODE = """\
+import torch
+
+# all of it
+def step(x):
+    'What it does.'
+    if x:
+        y = x.exp()
+
+    return lambda: (
+        never()
+    )
+def never():
+    global z
+    return 5
+for _ in range(3):
+    # one of them
+    step(torch.ones(()))
+"""
+
+
+@pytest.mark.parametrize("option", [("train.py",), ("-m", "train")])
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (999, "the file ends at line 17; the nearest line with code is 17"),
+        (18, "the file ends at line 17; the nearest line with code is 17"),
+        (2, "no code is on that line; the nearest lines with code are 1 and 4"),
+        (3, "no code is on that line; the nearest lines with code are 1 and 4"),
+        (5, "no code is on that line; the nearest lines with code are 4 and 6"),
+        (13, "no code is on that line; the nearest lines with code are 12 and 14"),
+    ],
+)
+def test_a_line_without_code_is_refused_at_once(option, line, sentence, own_folder, capsys):
+    (own_folder / "train.py").write_text(CODE)
+    assert cli.main(["trace", "--step-at", f"train.py:{line}", *option]) == 2
+    assert capsys.readouterr() == ("", f"memlab: --step-at train.py:{line}: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"", "there is no code in it"),
+        (b"x = (\n", "it is not Python: '(' was never closed (other.py, line 1)"),
+        (b"x = 1\0\n", "it is not Python: source code "),
+    ],
+)
+def test_a_file_that_cannot_run_is_refused(text, sentence, own_folder, capsys):
+    (own_folder / "train.py").write_text("print('ran')")
+    (own_folder / "other.py").write_bytes(text)
+    assert cli.main(["trace", "--step-at", "other.py:1", "train.py"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"--step-at other.py:1: {sentence}" in err
+
+
+def test_the_lines_with_code_are_those_that_python_tells_a_tracer_of(tmp_path):
+    (tmp_path / "train.py").write_text(CODE)
+    code, names, ran = compile(CODE, "train.py", "exec"), {}, set()
+
+    def tracer(frame, event, argument):
+        if frame.f_code.co_filename == "train.py" and event == "line":
+            ran.add(frame.f_lineno)
+        return tracer
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        exec(code, names)
+        names["step"](names["torch"].ones(()))()
+    finally:
+        sys.settrace(before)
+    refused = set()
+    for line in range(1, 30):
+        try:
+            code_lines.check(tmp_path / "train.py", line)
+        except ValueError:
+            refused.add(line)
+    assert set(range(1, 30)) - refused == ran
+
+
+def test_a_line_that_never_runs_is_told_at_the_end(trace):
+    status, _, said, found = trace(CODE, "--step-at", "train.py:14")
+    assert (status, found.steps, found.source) == (0, 0, "train.py:14")
+    assert "finished after no step: train.py:14 was not seen to run;" in said
+    assert "no step: no optimizer, backward or module was seen" in trace("import torch\n")[2]
 
 
 def row(line="train.py:1", nbytes=1024, module="", kind="activation"):
@@ -625,7 +713,7 @@ def test_a_thread_stops_after_so_many_steps_and_the_script_goes_on(tmp_path):
 
 def test_a_line_in_a_thread_ends_steps(trace):
     _, _, _, seen = trace(IN_A_THREAD, "--step-at", "train.py:10")
-    assert (seen.steps, seen.source) == (20, "line")
+    assert (seen.steps, seen.source) == (20, "train.py:10")
 
 
 def test_a_comparison_tells_which_names_hold_more_every_step():

@@ -2,18 +2,22 @@
 
 import collections
 import gc
+from functools import partial
 
 import graphs
 import pytest
 import torch
 from holders import NEEDS_PACKED
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import memlab
+from memlab import graph, watching
 from memlab.lines import GIVEN
+from memlab.ownership.survey import Survey
 
 pytestmark = pytest.mark.usefixtures("small_heap")
 FEW = settings(max_examples=60, deadline=None)
@@ -292,6 +296,52 @@ def test_zero_on_an_empty_block():
     with memlab.watch() as seen:
         pass
     assert set(seen.read().values()) == {0}
+
+
+class Cycle:
+    """Garbage that only a collection takes, once nothing else leads to it."""
+
+    def __init__(self, held):
+        self.held, self.itself = held, self
+
+
+ACTIONS = {
+    "nothing": lambda kept, weight: weight.exp().sum().backward(),
+    "keep": lambda kept, weight: kept.append(weight.exp()),
+    "keep a cycle": lambda kept, weight: kept.append(Cycle(weight.exp())),
+    "leave a cycle": lambda kept, weight: Cycle(weight.exp().sum()),
+    "replace": lambda kept, weight: kept.__setitem__(slice(-1, None), [Cycle(weight.exp())]),
+    "drop": lambda kept, weight: kept.clear(),
+}
+
+
+def read_after_collections(steps):
+    """Return bytes and nodes alive after each of ``steps``: a cycle may go in any step, and no number tells of it."""
+    series, nodes = [], []
+    with memlab.watch() as seen:
+        for step in steps:
+            step()
+            gc.collect()
+            series.append(seen.storages.bytes)
+            nodes.append(graph.count_live_nodes())
+    return tuple(series), tuple(nodes)
+
+
+@given(st.lists(st.sampled_from(sorted(ACTIONS)), min_size=3, max_size=7))
+@settings(max_examples=12, deadline=None)
+def test_growth_reads_what_is_alive_after_a_collection(actions):
+    def steps():
+        kept, weight = [], torch.ones(100, requires_grad=True)
+        weight.grad = torch.zeros(100)
+        return iter([partial(ACTIONS[action], kept, weight) for action in actions])
+
+    expected = read_after_collections(steps())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watching, "survey", lambda made: Survey([], [], {}))
+        waiting = steps()
+        found = memlab.growth(lambda: next(waiting)(), steps=len(actions), warmup=0)
+    assert found.series == expected[0]
+    assert found.nodes == expected[1]
 
 
 def test_growth_of_a_clean_and_a_leaking_step():

@@ -13,10 +13,11 @@ NAMED = 8  # operators in one sentence
 
 def exact(mode: CudaMode) -> list[str]:
     """Say what was compared with CUDA's own kernels without a difference."""
-    ran = mode.ran
-    good = sum(map(is_exact, ran))
+    good, ran = sum(map(is_exact, mode.ran)), len(mode.ran)
+    which = f"{good} of the {ran} operators" if good < ran else f"all {ran} operators" if ran > 1 else "the operator"
+    does = "return, save and take" if good > 1 else "returns, saves and takes"
     return [
-        f"what {good} of the {len(ran)} operators that ran return, save and take inside",
+        *([f"what {which} that ran {does} inside"] if good else []),
         "torch's caching allocator (2.13): rounding, blocks, segments, retries, its error",
         "cuBLAS workspaces",
         "all this as checked on torch 2.13's CUDA build with an emulated device, not yet on a GPU",
@@ -28,12 +29,12 @@ def modelled(card: Card, mode: CudaMode, peak: int) -> list[str]:
     found = []
     above = mode.bars.above(peak)
     if above:
-        bars = ", ".join(f"{name} {format_bytes(size)}" for name, size in list(above.items())[:NAMED])
-        found.append(f"what operators take inside, which may add to the peak at most: {bars}")
+        bars = _named([f"{name} {format_bytes(size)}" for name, size in above.items()])
+        found.append(f"what is taken inside may add to the peak at most: {bars}")
     if quiet := sorted(name for name in mode.bars.levels if name not in above):
-        found.append(f"{_named(quiet)}: their bars stay below the peak")
+        found.append(f"{_named(quiet)}: {'its bar stays' if len(quiet) == 1 else 'their bars stay'} below the peak")
     if names := high(mode):
-        found.append(f"{_named(names)}: counted a little too high, if they are off")
+        found.append(f"{_named(names)}: counted a little too high, if {'it is' if len(names) == 1 else 'they are'} off")
     found.append("all tensors that the code makes on the CPU count as on the card, but for an optimizer's own scalars")
     if card.capability is None:
         capability = ".".join(map(str, ASSUMED))
@@ -58,7 +59,7 @@ def high(mode: CudaMode) -> list[str]:
 
 def missing(mode: CudaMode) -> list[str]:
     """Say what is not counted at all."""
-    found = [f"what these take inside: {_named(names)}"] if (names := unknown(mode)) else []
+    found = [f"what is taken inside {_named(names)}"] if (names := unknown(mode)) else []
     return [*found, "streams, CUDA graphs, NCCL, torch.compile, child processes, and kernels that are not torch's own"]
 
 

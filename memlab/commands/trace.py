@@ -66,12 +66,17 @@ def _target(given: argparse.Namespace) -> Script:
 
 
 def _place(text: str | None) -> tuple[Path, int] | None:
+    from memlab.tracing import code_lines
+
     if text is None:
         return None
     file, _, line = text.rpartition(":")
     if not file or not Path(file).is_file():
         raise Wrong(f"--step-at takes a file that is there and a line, such as train.py:37, not {text!r}")
-    return Path(file).resolve(), options.number("--step-at", line, 1, 10**9)
+    path, number = Path(file).resolve(), options.number("--step-at", line, 1, 10**9)
+    with options.wrong(f"--step-at {text}"):
+        code_lines.check(path, number)
+    return path, number
 
 
 def _run(

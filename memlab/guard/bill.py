@@ -12,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from memlab import places
 from memlab.units import format_exact
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Entry:
     @property
     def key(self) -> tuple[str, str, str]:
         """What an entry is known by: a line that only moved within its file is the same entry."""
-        return self.what, self.where.rpartition(":")[0], self.module
+        return self.what, places.parted(self.where)[0], self.module
 
     def told(self, sign: str = "", nbytes: int | None = None, more: str = "") -> str:
         size = format_exact(self.bytes if nbytes is None else nbytes)
@@ -108,7 +109,7 @@ def _changes_of_one(old: list[Entry], new: list[Entry]) -> Iterable[Change]:
 
 
 def _by_line(entries: Iterable[Entry]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: int(entry.where.rpartition(":")[2] or 0))
+    return sorted(entries, key=lambda entry: places.parted(entry.where)[1])
 
 
 def to_json(entry: Entry) -> dict[str, Any]:

@@ -10,12 +10,10 @@ import ctypes
 import gc
 import sys
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from pathlib import Path
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
-from memlab import stacks
+from memlab import places, stacks
 
 OPTIMIZED = 1  # CO_OPTIMIZED: a function's frame; others keep their names in a dict
 Slot = tuple[str, int]  # a local's name (TEMPORARY for a value in use that has none) and the id of what it holds
@@ -98,17 +96,6 @@ def is_own(code: CodeType) -> bool:
     return stacks.is_own(code.co_filename)
 
 
-def short(file: str) -> str:
-    """Return a file relative to the working directory where it lies below, as everywhere in memlab."""
-    return _relative(file, Path.cwd())
-
-
-@lru_cache(1024)
-def _relative(file: str, folder: Path) -> str:
-    path = Path(file)
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else file
-
-
 def describe(frame: FrameType) -> str:
     """Return ``train(), train.py:31`` for a frame at this line."""
     code = frame.f_code
@@ -116,7 +103,7 @@ def describe(frame: FrameType) -> str:
 
 
 def place(code: CodeType, line: int | None = None) -> str:
-    return f"{short(code.co_filename)}:{line or code.co_firstlineno}"
+    return places.place(code.co_filename, line or code.co_firstlineno)
 
 
 def slots(frame: FrameType) -> Iterator[Slot]:

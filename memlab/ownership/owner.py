@@ -29,10 +29,10 @@ class Owner:
         nodes: autograd nodes that it reaches.
         exclusive_nodes: of these, what only it reaches.
         elements: how many tensors it holds that lead to graphs, such as 412 losses.
-        born: ``"file:line"`` where most of the bytes were saved, if a watch recorded it. Of plain tensors, and where no
-            graph keeps what was recorded: where most of the bytes were made, of those that are new since a trace's
-            warm-up before others; `memlab.growth`, ``memlab trace`` and ``watch(births=True)`` record that. Else
-            ``"unknown"``.
+        born: ``"file:line"`` (in a notebook ``"Cell In[3], line 4"``) where most of the bytes were saved, if a watch
+            recorded it. Of plain tensors, and where no graph keeps what was recorded: where most of the bytes were
+            made, of those that are new since a trace's warm-up before others; `memlab.growth`, ``memlab trace`` and
+            ``watch(births=True)`` record that. Else ``"unknown"``.
         holds: ``"graph"``, or ``"tensors"`` for plain tensors without a graph.
         freed_by_gc: only a reference cycle holds it, and Python's garbage collector alone would free it.
         bytes_per_step: by how many bytes it grew in each step; known to `memlab.growth` only, else 0.

@@ -87,10 +87,10 @@ def _why(finding: Finding) -> str:
     added = {after - before for before, after in pairwise(expected(finding, "allocated"))}
     if finding.card is None or finding.predicted is None or len(added) != 1 or min(added) <= 0:
         return ""
-    free = finding.card - finding.base.get("allocated", 0)
+    free, fit = finding.card - finding.base.get("allocated", 0), finding.predicted - 1
     return (
         f"{format_bytes(free)} of the card are free after the setup; each step keeps {format_bytes(added.pop())} more: "
-        f"{finding.predicted - 1} steps fit, step {finding.predicted} does not"
+        f"{fit} step{' fits' if fit == 1 else 's fit'}, step {finding.predicted} does not"
     )
 
 

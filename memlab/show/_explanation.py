@@ -45,7 +45,8 @@ def _tells(sizes: Mapping[str, int]) -> bool:
 def _unseen(found: Explanation, width: int | None) -> Iterator[Text]:
     if found.unseen:
         names = ", ".join(f"{clean(name)} ({count})" for name, count in found.unseen.items())
-        yield from folded(f"  not seen: what {names} keep", width, FAINT)
+        verb = "keeps" if sum(found.unseen.values()) == 1 else "keep"
+        yield from folded(f"  not seen: what {names} {verb}", width, FAINT)
 
 
 def _held(found: Explanation, width: int | None) -> Iterator[Text]:

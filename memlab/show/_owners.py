@@ -25,7 +25,7 @@ def owners(found: Sequence[Held], width: int | None, last: int = 0) -> Iterator[
     if rest:
         yield Text("")
         reach = format_bytes(sum(each.exclusive for each in rest))
-        yield Text(f"  and {len(rest)} more, which alone pin {reach}", FAINT)
+        yield Text(f"  and {len(rest)} more, which alone pin{'s' * (len(rest) == 1)} {reach}", FAINT)
 
 
 def owner(each: Held, width: int | None, last: int = 0) -> Iterator[Text]:

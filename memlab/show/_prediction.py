@@ -67,16 +67,14 @@ def _doubt(found: Prediction) -> str:
 def _allocated(found: Prediction) -> str:
     """The peak and its bar; what may be missing of it is named."""
     size = format_bytes(found.allocated)
-    names = list(found.unknown or found.bars)
+    names = list(found.unknown or found.bars or found.high)
     who = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
     if found.unknown:
         peak = f"at least {size} at the peak, without what is taken inside {who}"
     elif found.bar:
         peak = f"{size} at the peak, + at most {format_bytes(found.bar)} ({who})"
     else:
-        peak = f"{size} at the peak, " + (
-            f"or a little less ({', '.join(found.high[:NAMED])})" if found.high else "exact"
-        )
+        peak = f"{size} at the peak, {f'or a little less ({who})' if found.high else 'exact'}"
     return f"{peak}; cuBLAS {format_bytes(found.workspaces)} of it"
 
 
@@ -89,7 +87,8 @@ def _blocks(found: Prediction) -> list[str]:
             alike.setdefault(size, []).append(clean(block))
     lines = []
     for size, names in list(alike.items())[:LARGEST]:
-        who = names[0] if len(names) == 1 else f"each of {names[0]} to {names[-1]} ({len(names)})"
+        ends = f"{names[0]} and {names[-1]}" if len(names) == 2 else f"{names[0]} to {names[-1]} ({len(names)})"
+        who = names[0] if len(names) == 1 else f"each of {ends}"
         lines.append(_sized(size, f"less for backward, {who}"))
     return lines
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TextIO
 
+from memlab import places
 from memlab.show._card import bar, bar_width
 from memlab.show._columns import Block, fold, width_of
 from memlab.show._words import clean
@@ -80,8 +80,7 @@ def _ooms(device: DeviceSummary) -> Rows:
 
 def _place(line: str) -> str:
     """Return a source line, its file relative to the working directory where it lies below."""
-    path = Path(line)
-    return clean(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+    return clean(places.short(line))
 
 
 def _totals(device: DeviceSummary, room: int) -> Rows:
@@ -168,5 +167,6 @@ def _verdict(conf: str, outcome: Outcome, replays: Replays) -> str:
     if outcome.saved == failed:
         return f"{question} Yes: what failed is served; {reserved}."
     if outcome.saved:
-        return f"{question} In part: {outcome.saved} of {failed} requests that failed are served; {reserved}."
+        served = f"{outcome.saved} of {failed} requests that failed {'is' if outcome.saved == 1 else 'are'} served"
+        return f"{question} In part: {served}; {reserved}."
     return f"{question} No: what failed fails again; {reserved}."

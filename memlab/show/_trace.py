@@ -45,13 +45,17 @@ def lines(trace: Trace, width: int | None) -> Iterator[Text]:
 def ending(trace: Trace) -> str:
     """Say how the run ended, after how many steps and how they were told."""
     steps = f"{trace.steps:,} step{'' if trace.steps == 1 else 's'}"
-    told = f"{steps} ({clean(trace.source)})" if trace.source else "no step: no optimizer, backward or module was seen"
+    told = f"{steps} ({clean(trace.source)})" if trace.steps else f"no step: {_missed(trace.source)}"
     ended = f"{trace.ended} with {trace.code}" if trace.ended == EXITED else trace.ended
     reason = f" ({clean(trace.reason)})" if trace.reason and trace.ended != STOPPED else ""
     asked = ", as --steps asked" if trace.ended == STOPPED else ""
     seconds = trace.seconds.get("script", 0.0)
     searched = trace.seconds.get("owners", 0.0)
     return f"{ended}{reason} after {told}{asked}; {seconds:.1f} s, {searched:.1f} s of them for owners"
+
+
+def _missed(line: str) -> str:
+    return f"{clean(line)} was not seen to run" if line else "no optimizer, backward or module was seen"
 
 
 def verdict(trace: Trace, width: int | None = None) -> str:

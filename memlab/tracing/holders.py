@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from memlab import places
 from memlab.node_names import READS_PACKED
 from memlab.ownership import Owner
 from memlab.ownership.frames import Ended
@@ -16,7 +17,7 @@ from memlab.ownership.search import SECONDS
 from memlab.ownership.survey import survey
 from memlab.patterns import TENSORS, Clue, recognise
 from memlab.tracing.kept import kept_at
-from memlab.tracing.stores import source, stores
+from memlab.tracing.stores import stores
 from memlab.tracing.trace import Held
 
 MOST = 32
@@ -96,7 +97,7 @@ def _weight(each: Held) -> tuple[int, int, int]:
 
 def _key(each: Held | Owner) -> Key:
     """Name an owner for the length of a run: the line that a frame has come to is no part of it."""
-    return each.name, re.sub(r":\d+", "", each.where), each.kind
+    return each.name, places.without_lines(each.where), each.kind
 
 
 def _rate(owner: Owner, pinned: int, step: int, before: Held, within: bool) -> int:
@@ -134,7 +135,7 @@ def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: i
         nodes=owner.nodes,
         holds=owner.holds,
         born=owner.born,
-        source=source(owner.born),
+        source=places.source(owner.born),
         per_step=per_step,
         step=step,
         complete=owner.complete,
@@ -156,7 +157,7 @@ def _with_statement(record: Held) -> Held:
     if record.born != UNKNOWN:
         return record
     kept = kept_at(record.name, record.where)
-    return dataclasses.replace(record, kept=kept, source=source(kept))
+    return dataclasses.replace(record, kept=kept, source=places.source(kept))
 
 
 def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:

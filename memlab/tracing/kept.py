@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from memlab import places
 from memlab.ownership import look
-from memlab.ownership.frames import short
-from memlab.tracing.stores import PLACE, statements, tree_of
+from memlab.tracing.stores import statements, tree_of
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _GLOBAL = re.compile(r"global of (?P<module>[\w.]+)$")
@@ -25,11 +25,11 @@ _ATTRIBUTE = re.compile(r"attribute of (?:class )?(?P<kind>[\w.]+)(?:;|$)")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _SCOPES = (*_FUNCTIONS, ast.ClassDef)
 _INNER = (*_SCOPES, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)  # with variables of their own
-Statement = tuple[Path, int]
+Statement = tuple[str, int]
 
 
 def kept_at(name: str, where: str) -> str:
-    """Return ``file:line`` of the only statement that stores into the name, of an owner that lives at ``where``.
+    """Return the place of the only statement that stores into the name, of an owner that lives at ``where``.
 
     Empty where there is none, or several, or the name cannot be followed: one that is reached by an index, say.
     """
@@ -42,15 +42,15 @@ def kept_at(name: str, where: str) -> str:
     if len(found) != 1:
         return ""
     ((file, line),) = found
-    return f"{short(str(file))}:{line}"
+    return places.place(file, line)
 
 
 def _by_name(name: str, where: str) -> Iterator[Statement]:
     """Yield the statements in the file of the name's root that store into just this name."""
     root, last = name.partition(".")[0], name.rpartition(".")[2]
-    place, module = PLACE.search(where), _GLOBAL.search(where)
+    place, module = places.at_end(where), _GLOBAL.search(where)
     if place is not None:
-        file, line = Path(place["file"]).absolute(), int(place["line"])
+        file, line = place
     elif module is not None and (found := _file(sys.modules.get(module["module"]))) is not None:
         file, line = found, 0
     else:
@@ -80,7 +80,7 @@ def _by_class(name: str, where: str) -> Iterator[Statement]:
             yield file, _line(node)
 
 
-def _defines(module: Any, kind: str) -> Path | None:
+def _defines(module: Any, kind: str) -> str | None:
     """Return the file of a module that defines a class of this name at its top."""
     space = look.dict_of(module) if look.is_a(module, ModuleType) else None
     found = (space or {}).get(kind)
@@ -89,10 +89,10 @@ def _defines(module: Any, kind: str) -> Path | None:
     return _file(module) if look.class_dict(found).get("__module__") == space.get("__name__") else None
 
 
-def _file(module: Any) -> Path | None:
+def _file(module: Any) -> str | None:
     space = look.dict_of(module) if look.is_a(module, ModuleType) else None
     file = (space or {}).get("__file__")
-    return Path(file).absolute() if type(file) is str else None
+    return str(Path(file).absolute()) if type(file) is str else None
 
 
 def _line(node: ast.AST) -> int:
@@ -160,7 +160,7 @@ class Scopes:
 
 
 @functools.lru_cache(maxsize=16)
-def scopes_of(file: Path) -> Scopes:
+def scopes_of(file: str) -> Scopes:
     return Scopes(tree_of(file))
 
 

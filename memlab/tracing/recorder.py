@@ -224,7 +224,7 @@ class Recorder:
 
     def _reason(self, error: BaseException | None) -> str:
         if isinstance(error, Stop):
-            return f"stopped after {self.count} steps, as --steps asked"
+            return f"stopped after {self.count} step{'s' * (self.count != 1)}, as --steps asked"
         if error is None or isinstance(error, (SystemExit, KeyboardInterrupt)):
             return ""
         return type(error).__name__

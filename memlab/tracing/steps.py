@@ -22,7 +22,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from memlab import stepping, threads
+from memlab import places, stepping, threads
 
 FORWARD, BACKWARD, OPTIMIZER, TOLD, LINE = "forward", "backward", "optimizer.step", "memlab.step", "line"
 _RANK = {FORWARD: 0, BACKWARD: 1, OPTIMIZER: 2, TOLD: 3, LINE: 3}
@@ -75,8 +75,8 @@ class Steps:
 
     @property
     def source(self) -> str:
-        """What ends the steps, in a word; empty before the first."""
-        return self._source
+        """What ends the steps, in a word, or the line that was named for it; empty before the first."""
+        return self._source if self._at is None else places.place(str(self._at[0]), self._at[1])
 
     def _end(self, source: str) -> None:
         if os.getpid() != self._process:

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import ast
 import functools
-import linecache
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-PLACE = re.compile(r"(?:^|, |at |\s)(?P<file>[^,\s][^,]*?\.\w+):(?P<line>\d+)$")
+from memlab import places
+
 _REGISTERS = re.compile(r"register_(?:\w+_)?hook")  # torch's own names
 _PUTS = {"append", "extend", "add", "insert", "update", "appendleft", "setdefault", "push", "put"}
 _EMPTY = {"list", "dict", "set", "deque", "defaultdict", "OrderedDict"}
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 ADD, MIX, PUT, ASSIGN, HOOK = "add", "mix", "put", "assign", "hook"
-
-
-def source(place: str) -> str:
-    """Return the text of the line at ``file:line``; empty where it cannot be read."""
-    file, _, line = place.rpartition(":")
-    if not file or not line.isdigit():
-        return ""
-    return linecache.getline(str(Path(file).absolute()), int(line)).strip()
 
 
 def stores(name: str, where: str) -> frozenset[str]:
@@ -32,15 +23,16 @@ def stores(name: str, where: str) -> frozenset[str]:
     (``x = a * x + b * y``, ``x.lerp_(y, a)``). ``put``: an element (``x.append(y)``). ``assign``: anything else.
     ``hook``: one of them lies in a function that is registered as a hook. Empty where no statement can be found.
     """
-    place = PLACE.search(where)
+    place = places.at_end(where)
     if place is None:
         return frozenset()
+    file, line = place
     try:
-        tree = tree_of(Path(place["file"]).absolute())
+        tree = tree_of(file)
     except (OSError, SyntaxError, ValueError, RecursionError):
         return frozenset()
     last = re.sub(r"\[.*", "", name).rpartition(".")[2]
-    scope = _scope(tree, int(place["line"]))
+    scope = _scope(tree, line)
     found = list(statements(scope, last)) or (list(statements(tree, last)) if "." in name else [])
     kinds = {kind for _, kind in found}
     if kinds and _in_hook(tree, [statement for statement, _ in found]):
@@ -49,8 +41,8 @@ def stores(name: str, where: str) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=16)
-def tree_of(file: Path) -> ast.Module:
-    return ast.parse(file.read_bytes())
+def tree_of(file: str) -> ast.Module:
+    return ast.parse(places.text_of(file))
 
 
 def _scope(tree: ast.Module, line: int) -> ast.AST:

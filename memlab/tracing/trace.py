@@ -125,7 +125,7 @@ class Trace:
         machine: what the numbers hold for.
         command: the script or module and its arguments.
         ended, reason, code: how it ended, in a word and in a sentence, and the exit code.
-        source: what ended its steps; empty when nothing did.
+        source: what ended its steps, the line where one was named; empty when nothing did.
         steps: how many ended.
         stride: each of ``points`` stands for so many steps.
         points: ``{"step", "saved", "peak", "live"}`` at the ends of steps, in bytes.
