@@ -12,7 +12,7 @@ from torch.optim import optimizer as torch_optimizer
 
 import memlab
 from memlab.allocator import Allocator
-from memlab.as_cuda import CudaStorages, Gpu
+from memlab.as_cuda import CudaStorages, Gpu, versions
 from memlab.as_cuda.choice import choose
 from memlab.as_cuda.fakes import NEEDS_DATA, fake_tensors, why
 from memlab.as_cuda.reductions import buffers
@@ -406,8 +406,8 @@ def test_oom_demo_dies_at_the_step_recorded_on_cuda(size, step):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is available to torch")
 @pytest.mark.parametrize("size", [96, 160, 256])
 def test_oom_demo_dies_as_on_this_device(size):
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
-        pytest.skip(f"cards are torch 2.13's; in torch {torch.__version__} cuBLASLt takes 1 MiB a thread for itself")
+    if versions.TORCH < versions.OLDEST:
+        pytest.skip(f"what torch {torch.__version__} takes was not measured")
     device, found = torch.device("cuda", 0), torch.cuda.get_device_properties(0)
     gc.collect()
     torch.cuda.synchronize()

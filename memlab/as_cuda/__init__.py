@@ -10,6 +10,7 @@ attention.py, norms.py, cells.py   their stand-ins: CUDA's outputs and saved ten
 autocast.py      autocast("cuda") and its list of operators in float32
 optimizers.py    foreach by default, scalars on the host
 workspaces.py    cuBLAS's, one for each thread
+versions.py      where torch 2.11 does otherwise
 temporaries.py, reductions.py, ordering.py, cub.py   what kernels allocate inside
 bars.py, checked.py   how far off that may be, by operator
 mode.py          the dispatch mode that puts all this into a simulated card

@@ -15,7 +15,7 @@ from memlab.as_cuda.gpu import Gpu
 from memlab.as_cuda.ordering import EARLY
 from memlab.as_cuda.scratch import Kernel, in_order, scratch
 from memlab.as_cuda.temporaries import KERNELS, aten
-from memlab.as_cuda.workspaces import PRODUCTS, in_backward, workspace_bytes
+from memlab.as_cuda.workspaces import PRODUCTS, goes_through_lt, in_backward, lt_workspace_bytes, workspace_bytes
 from memlab.card_ledger import CardLedger
 from memlab.dispatch import Mode
 from memlab.outputs import FRESH, VIEW, is_fresh, outputs_of
@@ -53,7 +53,7 @@ class CudaMode(Mode):
 
     Attributes:
         workspaces: the cuBLAS workspaces taken so far: of the ``"forward"`` thread, of the ``"backward"`` thread, and
-            of as many others as multiplied at a time.
+            of as many others as multiplied at a time; apart from them cuBLASLt's, where it has its own.
         bars: what operators may have taken beside what is counted.
         before_backward: called before the first operator of each backward.
     """
@@ -64,6 +64,7 @@ class CudaMode(Mode):
         super().__init__(ledger)
         self.gpu = gpu
         self.workspaces: dict[str, int] = {}
+        self._lt_bytes = lt_workspace_bytes()
         self.bars = Bars()
         self.idle: list[str] = []  # whose workspaces threads have left to the next that multiplies
         self._ran: dict[int, tuple[Any, Inside | None]] = {}  # by id: an operator's own hash is Python code
@@ -144,16 +145,20 @@ class CudaMode(Mode):
             if inside.kernel is not None:
                 inside.kernel(use, self.gpu, args, out)
             if inside.multiplies:
-                self._take_workspace()
+                self._take_workspaces(func, args)
             if inside.bound is not None:
                 self.bars.see(func, use.highest + inside.bound.of(args, out))
 
-    def _take_workspace(self) -> None:
+    def _take_workspaces(self, func: Any, args: Sequence[Any]) -> None:
         thread = "backward" if in_backward() else self._handle()
         if thread not in self.workspaces:
-            size = workspace_bytes(self.gpu.capability)
-            self.ledger.take(size)
-            self.workspaces[thread] = size
+            self._take_workspace(thread, workspace_bytes(self.gpu.capability))
+        if self._lt_bytes and goes_through_lt(func, args) and (own := f"{thread}, cuBLASLt") not in self.workspaces:
+            self._take_workspace(own, self._lt_bytes)
+
+    def _take_workspace(self, whose: str, size: int) -> None:
+        self.ledger.take(size)
+        self.workspaces[whose] = size
 
     def _handle(self) -> str:
         return "forward"
