@@ -59,11 +59,14 @@ class Card:
         """Resident threads of one multiprocessor; 2048 where the capability is not in the table."""
         return THREADS_PER_SM.get(self.capability or (9, 0), 2048)
 
-    def allocator(self, conf: str = "") -> Allocator:
-        """Return torch's caching allocator on this card, with settings as in PYTORCH_CUDA_ALLOC_CONF."""
+    def allocator(self, conf: str = "", tie_break: str = "segment") -> Allocator:
+        """Return torch's caching allocator on this card, with settings as in PYTORCH_CUDA_ALLOC_CONF.
+
+        ``tie_break`` is as of `memlab.allocator.Allocator`; `memlab.versions.tie_break` has that of this torch.
+        """
         from memlab.allocator import Allocator
 
-        return Allocator(total=self.total, conf=conf, other=self.context + self.other)
+        return Allocator(total=self.total, conf=conf, other=self.context + self.other, tie_break=tie_break)
 
     def describe(self) -> str:
         """Say in one line what the card has and what of it is taken, so that neither is hidden."""

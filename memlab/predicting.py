@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from memlab import cards, origins, threads
+from memlab import cards, origins, threads, versions
 from memlab.as_cuda import CudaStorages, account, gpu_of
 from memlab.as_cuda.fakes import NEEDS_DATA, fake_tensors, why
 from memlab.blocks import Inputs, savings
@@ -118,7 +118,7 @@ class _Run:
 
     def __init__(self, what: str, card: Card, *, fake: bool, conf: str, given: Sequence[torch.Tensor] = ()) -> None:
         self.card, self.fake, self.given = card, fake, given
-        self.allocator, self.gpu = card.allocator(conf), gpu_of(card)
+        self.allocator, self.gpu = card.allocator(conf, versions.tie_break()), gpu_of(card)
         capability = ".".join(map(str, self.gpu.capability))
         self.found = Prediction(
             what=what,

@@ -41,6 +41,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("compiles") is not None)
 
 
+@pytest.fixture(autouse=True)
+def nothing_of_a_failed_test(request):
+    """Let a failed test's tensors, which its traceback holds, not leave the card while the next one measures there."""
+    if request.node.get_closest_marker("cuda") is not None:
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):  # where pytest puts what failed
+            vars(sys).pop(name, None)
+        gc.collect()
+
+
 @pytest.fixture(scope="module")
 def small_heap():
     """Let looks at the heap see what a file's tests make and little else: libraries and other tests' leavings aside."""

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import memlab
+from memlab import versions
 from memlab.allocator import Allocator
-from memlab.as_cuda import CudaStorages, Gpu, workspaces
+from memlab.as_cuda import CudaStorages, Gpu
 from memlab.as_cuda.workspaces import lt_bytes, workspace_bytes
 
 pytestmark = pytest.mark.skipif(
@@ -69,12 +70,16 @@ CALLS = {
     "addmm, out": (addmm(4, 8, 8, out=True), LT),
     "addmm, a row as bias": (addmm(4, 8, 8, bias=(1, 8)), LT),
     "addmm, a number as bias": (addmm(4, 8, 8, bias=(1,)), CUBLAS),
+    "addmm, a scalar as bias": (addmm(4, 8, 8, bias=()), CUBLAS),
+    "addmm of transposed": (lambda ones: torch.addmm(ones(8), ones(6, 4).t(), ones(8, 6).t()), LT),
     "addmm, a matrix as bias": (addmm(4, 8, 8, bias=(4, 8)), CUBLAS),
     "addmm, a bias with gaps": (addmm(4, 8, 8, bias=lambda ones: ones(16)[::2]), CUBLAS),
     "addmm in place": (lambda ones: ones(4, 8).addmm_(ones(4, 8), ones(8, 8)), CUBLAS),
     "addmm, activation": (lambda ones: torch._addmm_activation(ones(8), ones(4, 8), ones(8, 8)), LT),
     "linear": (lambda ones: F.linear(ones(2, 4, 8), ones(8, 8), ones(8)), LT),
     "linear without bias": (lambda ones: F.linear(ones(2, 4, 8), ones(8, 8)), CUBLAS),
+    "linear of a transposed batch": (lambda ones: F.linear(ones(4, 2, 8).mT, ones(8, 2), ones(8)), CUBLAS),
+    "linear of it in inference mode": (inference(lambda ones: F.linear(ones(4, 2, 8).mT, ones(8, 2), ones(8))), CUBLAS),
     "linear in inference mode": (inference(lambda ones: F.linear(ones(2, 4, 8), ones(8, 8), ones(8))), LT),
 }
 
@@ -86,8 +91,7 @@ def of_type(call, dtype):
 @pytest.fixture(params=[True, False], ids=["apart", "shared"])
 def apart(request, monkeypatch):
     """Whether cuBLASLt has a workspace of its own beside cuBLAS's."""
-    monkeypatch.setattr(workspaces, "LT_APART", request.param)
-    monkeypatch.setattr("memlab.as_cuda.mode.LT_APART", request.param)
+    monkeypatch.setattr(versions, "TORCH", (2, 11) if request.param else (2, 13))
     for name in ("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "CUBLASLT_WORKSPACE_SIZE", "CUBLAS_WORKSPACE_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     return request.param

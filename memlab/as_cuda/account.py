@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memlab import versions
 from memlab.as_cuda.bars import is_exact, open_of, over_of
 from memlab.as_cuda.gpu import ASSUMED, ASSUMED_SMS
 from memlab.as_cuda.mode import CudaMode
@@ -20,7 +21,7 @@ def exact(mode: CudaMode) -> list[str]:
         *([f"what {which} that ran {does} inside"] if good else []),
         "torch's caching allocator (2.13): rounding, blocks, segments, retries, its error",
         "cuBLAS workspaces",
-        "all this as checked on torch 2.13's CUDA build with an emulated device, not yet on a GPU",
+        f"all this as checked on {versions.checked()}, not yet on a GPU",
     ]
 
 

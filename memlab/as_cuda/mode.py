@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from memlab import formulas
+from memlab import formulas, versions
 from memlab.as_cuda import attention, cells, composites, norms, optimizers
 from memlab.as_cuda.bars import Bars, Bound, bound_of
 from memlab.as_cuda.gpu import Gpu
@@ -16,7 +16,6 @@ from memlab.as_cuda.ordering import EARLY
 from memlab.as_cuda.scratch import Kernel, in_order, scratch
 from memlab.as_cuda.temporaries import KERNELS, aten
 from memlab.as_cuda.workspaces import (
-    LT_APART,
     in_backward,
     lt_bytes,
     multiplies,
@@ -160,7 +159,7 @@ class CudaMode(Mode):
 
     def _take_workspaces(self, lt: bool) -> None:
         thread = "backward" if in_backward() else self._handle()
-        if not lt or LT_APART:
+        if not lt or versions.until_2_11():
             self._take(self.workspaces, thread, workspace_bytes)
         if lt:
             self._take(self.lt_workspaces, thread, lt_bytes)

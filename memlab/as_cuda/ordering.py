@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
+from memlab import versions
 from memlab.as_cuda import cub
 from memlab.as_cuda.gpu import Gpu
 from memlab.as_cuda.scratch import Kernel, Scratch, nbytes
@@ -241,7 +242,11 @@ def _multinomial(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> No
         if rows == 1:
             use.use(cub.scan(count, item))
         return
-    use.take(item, item, 1)  # are they finite and not negative
+    if versions.until_2_11():  # are they finite and not negative: the largest, the smallest and what is said of them
+        use.use(item, 1, item, 1, 1)
+        use.take(1)
+    else:  # here the largest and the smallest are of one kernel, and stay
+        use.take(item, item, 1)
     use.use(item * rows, rows, 1)  # and does a row have any
     use.take(1, nbytes(weights))  # then a random number for each
     if wanted > 1:

@@ -1,7 +1,8 @@
 """What CUDA kernels allocate inside, by operator: invisible to a dispatcher, and up to several times the output.
 
 Each function takes the kernel's scratch memory, the device, the operator's arguments and its outputs. The formulas are
-read from torch's sources (native/cuda) and hold to the byte on torch 2.13's CUDA build where nothing else is said.
+read from torch's sources (native/cuda) and hold to the byte on torch 2.13's CUDA build where nothing else is said;
+what `memlab.as_cuda.versions` tells apart holds on 2.11's, too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memlab import versions
 from memlab.as_cuda import ordering, reductions
 from memlab.as_cuda.gpu import Gpu
 from memlab.as_cuda.norms import HALF
@@ -66,7 +68,8 @@ def _flags(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:
     x, over = args[0], args[1] if len(args) > 1 else ()
     if x.dim() == 0 and x.dtype != torch.bool:
         use.take(1)
-    _reduce(use, gpu, x, [over] if isinstance(over, int) else over or (), 1)
+    flag = x.element_size() if versions.until_2_11() else 1  # in which a block hands on what it has found
+    _reduce(use, gpu, x, [over] if isinstance(over, int) else over or (), flag)
 
 
 def _count(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memlab import versions
+
 KIB = 1024
 # By name: in place and with out= they multiply, too. linear and matmul only in inference mode, where they stay whole.
 _PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "linear", "matmul"))
@@ -23,7 +25,6 @@ _MORE = frozenset(("_addmm_activation", "_scaled_mm", "_trilinear"))
 _SOLVERS = frozenset(("linalg_lu", "linalg_lu_factor_ex", "linalg_solve_triangular"))  # of empty matrices, too
 _WITH_BIAS = frozenset(("addmm", "_addmm_activation", "linear"))
 _LT_TYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
-LT_APART = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)  # unless told otherwise
 _PAIR = re.compile(r":(\d+):(\d+)")
 
 
@@ -48,6 +49,8 @@ def takes_lt_workspace(operator: Any, args: Sequence[Any], out: Any) -> bool:
         return _name(operator) == "_scaled_mm"
     if _name(operator) == "linear":
         bias, weight, beta = args[2] if len(args) > 2 else None, args[1].t(), 1
+        if args[0].dim() != 2 and not args[0].is_contiguous():
+            return False  # the bias is added afterwards
     else:
         bias, weight, beta = args[0], args[2], args[3] if len(args) > 3 else 1
     return bool(
@@ -69,7 +72,7 @@ def lt_bytes(capability: tuple[int, int]) -> int:
 
 def _is_unified() -> bool:
     told = os.environ.get("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "")
-    return told == "1" if told in ("0", "1") else not LT_APART
+    return told == "1" if told in ("0", "1") else not versions.until_2_11()
 
 
 def _name(operator: Any) -> str:

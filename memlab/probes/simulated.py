@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memlab import cards
+from memlab import cards, versions
 from memlab.allocator import Allocator
 from memlab.cards import Card
 from memlab.probes import Unavailable
@@ -19,7 +19,7 @@ def card_of(card: str | int | Card | Allocator) -> Allocator:
     Raises:
         ValueError: a sentence about a card that is not known or cannot be read.
     """
-    return card if isinstance(card, Allocator) else cards.find(card).allocator()
+    return card if isinstance(card, Allocator) else cards.find(card).allocator(tie_break=versions.tie_break())
 
 
 class Simulated:

@@ -10,8 +10,9 @@ blocks (torch up to 2.11), segments lie as the record has them, and a segment th
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from memlab.allocator import Allocator, OutOfMemory
 from memlab.allocator.settings import Settings
@@ -31,8 +32,10 @@ from memlab.snapshots.content import (
 from memlab.snapshots.layout import Inconsistent
 
 TIE_BREAKS = ("segment", "address")
+RETURNS = (SEGMENT_FREE, SEGMENT_UNMAP)
 UNLIMITED = 1 << 50  # bytes of a card that no history fills
 LAST = 1 << 64  # behind every address
+NONE: Mapping[int, int] = {}
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class History:
         before: bytes that were allocated before the first event.
         before_blocks: the blocks of it, as (address, requested bytes, stream), in the order of their addresses.
         segments: address, bytes and stream of what the driver gave, before the first event and then in order of time.
-        releases: numbers of the events before which the program emptied the cache.
+        emptied: numbers of the events before which, by the record alone, the program emptied the cache.
     """
 
     device: int
@@ -81,7 +84,29 @@ class History:
     before: int
     before_blocks: tuple[tuple[int, int, int], ...]
     segments: tuple[tuple[int, int, int], ...]
-    releases: frozenset[int]
+    emptied: frozenset[int]
+
+    @property
+    def releases(self) -> frozenset[int]:
+        """Numbers of the events before which the program emptied the cache, by the record and by the model."""
+        return self._modelled[0]
+
+    @property
+    def outcomes(self) -> dict[str, Outcome]:
+        """What the model makes of it under its own settings, by the rule for blocks of equal size."""
+        return self._modelled[1]
+
+    @cached_property
+    def _modelled(self) -> tuple[frozenset[int], dict[str, Outcome]]:
+        """Of what either rule says of the releases, what comes closest to the record."""
+        unsure = _unsure(self)
+        found = {rule: _replay(self, self.emptied, self.conf, rule, unsure) for rule in TIE_BREAKS}
+        table = {releases: dict.fromkeys(TIE_BREAKS, outcome) for outcome, releases in found.values()}
+        for releases, outcomes in table.items():
+            for rule, (outcome, own) in found.items():
+                sure = own == releases <= self.emptied and outcome.died not in unsure
+                outcomes[rule] = outcome if sure else _replay(self, releases, self.conf, rule)[0]
+        return min(table.items(), key=lambda each: min(_distance(it, self.recorded) for it in each[1].values()))
 
 
 def history(snapshot: Snapshot, device: int, capacity: int | None = None) -> History:
@@ -119,11 +144,9 @@ def history(snapshot: Snapshot, device: int, capacity: int | None = None) -> His
     if capacity is None and rooms:
         capacity = max(asked) if limited and asked else max(*rooms, now.peak_reserved)
     recorded = Outcome(now.peak_allocated, now.peak_reserved, now.allocated, now.reserved, len(rooms))
-    certain = set(_emptied(events, reserved, capacity, settings))
-    told = (device, events, snapshot.settings, recorded, capacity, limited, before, before_blocks, tuple(segments))
-    return min(
-        (History(*told, frozenset(_needless(History(*told, frozenset(certain)), rule))) for rule in TIE_BREAKS),
-        key=lambda each: min(_distance(replay(each, each.conf, rule), recorded) for rule in TIE_BREAKS),
+    emptied = frozenset(_emptied(events, reserved, capacity, settings))
+    return History(
+        device, events, snapshot.settings, recorded, capacity, limited, before, before_blocks, tuple(segments), emptied
     )
 
 
@@ -134,7 +157,7 @@ def _segment_for(event: Event, settings: Settings) -> int:
 
 def _emptied(events: list[Event], reserved: list[int], capacity: int | None, settings: Settings) -> Iterator[int]:
     """Yield where segments are returned though the next request would have had room: by the program, then."""
-    returns, gets = (SEGMENT_FREE, SEGMENT_UNMAP), (SEGMENT_ALLOC, SEGMENT_MAP)
+    gets = (SEGMENT_ALLOC, SEGMENT_MAP)
     request: Event | None = None  # the next one
     got = 0  # bytes that it gets from the driver
     found: list[int] = []
@@ -144,7 +167,7 @@ def _emptied(events: list[Event], reserved: list[int], capacity: int | None, set
             request, got = event, 0
         elif event.action in gets:
             got += event.size
-        elif event.action in returns and (index == 0 or events[index - 1].action not in returns):
+        elif event.action in RETURNS and (index == 0 or events[index - 1].action not in RETURNS):
             wanted = _segment_for(request, settings) if request is not None else 0
             full = capacity is not None and reserved[index] + max(got, wanted) > capacity
             if request is None or (request.action == ALLOC and not (got and full)):
@@ -152,41 +175,21 @@ def _emptied(events: list[Event], reserved: list[int], capacity: int | None, set
     yield from reversed(found)
 
 
-def _needless(history: History, tie_break: str) -> Iterator[int]:
-    """Yield where segments are returned although a block for the next request is free: by the program, too.
-
-    The record does not say it, but the model does: brought to the same moment, it serves that request and returns
-    nothing.
-    """
-    card, addresses = _card(history, history.conf, tie_break), {}
+def _unsure(history: History) -> dict[int, int]:
+    """Return requests, by number, before which segments were returned as if for them, and the number of the first."""
+    found: dict[int, int] = {}
+    returned: int | None = None  # since the last request, and before a known release
     known = False
-    returned: int | None = None  # the first of the events that return segments before the next request
-    try:
-        for address, requested, stream in history.before_blocks:
-            addresses[address] = card.malloc(requested, stream)
-        for index, event in enumerate(layout.paced(history.events)):
-            if index in history.releases:
-                card.empty_cache()
-                known = True
-                yield index
-            elif event.action in (SEGMENT_FREE, SEGMENT_UNMAP) and returned is None and not known:
-                returned = index
-            if event.action == ALLOC:
-                frees = card.memory_stats()["num_device_free"] if returned is not None else 0
-                addresses[event.address] = card.malloc(event.size, event.stream)
-                if returned is not None and card.memory_stats()["num_device_free"] == frees:
-                    card.free(addresses[event.address])
-                    card.empty_cache()
-                    addresses[event.address] = card.malloc(event.size, event.stream)
-                    yield returned
-                returned, known = None, False
-            elif event.action == FREE_COMPLETED:
-                card.free(addresses.pop(event.address))
-            elif event.action == OOM:
-                _fits(card, event)
-                returned, known = None, False
-    except OutOfMemory:
-        return
+    for index, event in enumerate(history.events):
+        if index in history.emptied:
+            known = True
+        elif event.action in RETURNS and returned is None and not known:
+            returned = index
+        if event.action in (ALLOC, OOM):
+            if event.action == ALLOC and returned is not None:
+                found[index] = returned
+            returned, known = None, False
+    return found
 
 
 def replay(history: History, conf: str, tie_break: str = "segment") -> Outcome:
@@ -195,8 +198,23 @@ def replay(history: History, conf: str, tie_break: str = "segment") -> Outcome:
     Raises:
         ValueError: with torch's text, for settings that cannot be read.
     """
+    if conf == history.conf:
+        return history.outcomes[tie_break]
+    return _replay(history, history.releases, conf, tie_break)[0]
+
+
+def _replay(
+    history: History, releases: frozenset[int], conf: str, tie_break: str, unsure: Mapping[int, int] = NONE
+) -> tuple[Outcome, frozenset[int]]:
+    """Replay, and return before which events the cache was emptied, as far as it got.
+
+    Of those are the ``unsure`` ones where segments were returned needlessly: by the program, too. The record does not
+    say it, but the model does: brought to the same moment, it serves the next request and returns nothing. With one of
+    them the outcome is not that of a replay, for the cache was emptied late.
+    """
     card = _card(history, conf, tie_break)
     addresses: dict[int, int] = {}
+    emptied: set[int] = set()
     index = ooms = saved = 0
     died = None
     try:
@@ -204,10 +222,18 @@ def replay(history: History, conf: str, tie_break: str = "segment") -> Outcome:
             addresses[address] = card.malloc(requested, stream)
         card.reset_peak()
         for index, event in enumerate(layout.paced(history.events)):
-            if index in history.releases:
+            if index in releases:
                 card.empty_cache()
+                emptied.add(index)
             if event.action == ALLOC:
-                addresses[event.address] = card.malloc(event.size, event.stream)
+                frees = card.stats.num_device_free
+                address = card.malloc(event.size, event.stream)
+                if index in unsure and card.stats.num_device_free == frees:
+                    card.free(address)
+                    card.empty_cache()
+                    address = card.malloc(event.size, event.stream)
+                    emptied.add(unsure[index])
+                addresses[event.address] = address
             elif event.action == FREE_COMPLETED:
                 card.free(addresses.pop(event.address))
             elif event.action == OOM:
@@ -217,7 +243,7 @@ def replay(history: History, conf: str, tie_break: str = "segment") -> Outcome:
                     ooms += 1
     except OutOfMemory:
         died = index
-    return Outcome(
+    outcome = Outcome(
         peak_allocated=card.peak_allocated,
         peak_reserved=card.peak_reserved,
         allocated=card.allocated,
@@ -227,6 +253,7 @@ def replay(history: History, conf: str, tie_break: str = "segment") -> Outcome:
         died=died,
         died_of=history.events[died].size if died is not None and history.events else 0,
     )
+    return outcome, frozenset(emptied)
 
 
 class _Placed(Allocator):
@@ -265,9 +292,7 @@ def _fits(card: Allocator, event: Event) -> bool:
 
 def closest(history: History) -> tuple[str, Outcome]:
     """Return the rule for blocks of equal size that comes closest to the record, and its outcome: torch changed it."""
-    outcomes = {rule: replay(history, history.conf, rule) for rule in TIE_BREAKS}
-    rule = min(outcomes, key=lambda each: _distance(outcomes[each], history.recorded))
-    return rule, outcomes[rule]
+    return min(history.outcomes.items(), key=lambda each: _distance(each[1], history.recorded))
 
 
 def _distance(outcome: Outcome, recorded: Outcome) -> tuple[int, ...]:

@@ -1,0 +1,35 @@
+"""Whose kernels are modelled: those of the torch that runs, where its versions differ.
+
+Measured on the CUDA builds of torch 2.11, 2.12 and 2.13, each with an emulated device: 2.12 takes what 2.13 takes, and
+2.11 takes other memory in `multinomial`, in `any` and `all`, and for a product to which a bias is added.
+"""
+
+from __future__ import annotations
+
+import torch
+
+OLDEST, NEWEST = (2, 11), (2, 13)  # that were measured
+TORCH = (int(torch.__version__.split(".")[0]), int(torch.__version__.split(".")[1]))
+
+
+def until_2_11() -> bool:
+    """Tell whether this torch is 2.11, or an older one, of which is assumed that it does as 2.11."""
+    return TORCH <= (2, 11)
+
+
+def tie_break() -> str:
+    """Return which of several free blocks of one size the caching allocator takes, as `memlab.allocator` names it.
+
+    On the CUDA builds of 2.13 and 2.14 it is that of the oldest segment, up to 2.12 the one with the lowest address.
+    """
+    return "segment" if TORCH >= (2, 13) else "address"
+
+
+def checked() -> str:
+    """Say on which torch the model of this one was checked; of what is outside the measured versions, that it was not.
+
+    Most was compared on 2.13 alone (results/temporaries.md); `until_2_11` is asked where 2.11 differs from it.
+    """
+    like = min(max(TORCH, OLDEST), NEWEST)
+    said = f"torch {like[0]}.{like[1]}'s CUDA build with an emulated device"
+    return said if like == TORCH else f"{said}; torch {TORCH[0]}.{TORCH[1]} was not measured and may take other memory"

@@ -1,0 +1,91 @@
+"""What torch 2.11 takes inside otherwise than 2.13, and what a prediction says of a torch that was not measured."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import memlab
+from memlab import versions
+from memlab.allocator import Allocator
+from memlab.as_cuda import CudaStorages, Gpu
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.ops.aten, "_fused_rms_norm_backward"), reason="this torch is older than CUDA's operators of today"
+)
+MIB = 1 << 20
+OLD, NEW = (2, 11), (2, 13)
+
+
+def on(monkeypatch, version):
+    monkeypatch.setattr(versions, "TORCH", version)
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "TORCH_CUBLASLT_UNIFIED_WORKSPACE"):
+        monkeypatch.delenv(name, raising=False)
+    return CudaStorages(Allocator(total=8 << 30), Gpu((9, 0), 132))
+
+
+def held(storages):
+    return sum([*storages.mode.workspaces.values(), *storages.mode.lt_workspaces.values()])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "call", "old", "new"),
+    [  # the peak of bytes asked for, the output among them, on the CUDA builds of 2.11, and of 2.12 and 2.13
+        ((1, 1), torch.float32, lambda x: x.multinomial(1), 19, 23),
+        ((1, 1), torch.float64, lambda x: x.multinomial(1, replacement=True), 27, 35),
+        ((20,), torch.bfloat16, lambda x: x.multinomial(1), 50, 54),
+        ((3, 20), torch.float32, lambda x: x.multinomial(1), 266, 274),
+        ((3, 20), torch.float32, lambda x: x.multinomial(5), 422, 430),
+        ((3, 20), torch.float32, lambda x: x.multinomial(5, replacement=True), 840, 840),
+        ((300, 20_000), torch.float64, lambda x: x.multinomial(5), 48_810_081, 48_810_097),
+        ((1, 20_000), torch.float32, lambda x: x.multinomial(5), 92_785, 92_793),
+        ((4096, 1000), torch.float32, torch.any, 1 + 2000 + 4, 1 + 500 + 4),
+        ((4096, 1000), torch.bfloat16, lambda x: x.all(0), 1000 + 16_384_000 + 32, 1000 + 8_192_000 + 32),
+        ((4096, 1000), torch.int64, lambda x: x.any(0), 1000 + 65_536_000 + 32, 1000 + 8_192_000 + 32),
+        ((20, 3000, 7), torch.int32, lambda x: x.all((0, 1)), 7 + 3360 + 8, 7 + 840 + 8),
+    ],
+)
+def test_kernels_take_what_they_take_in_each_version(monkeypatch, shape, dtype, call, old, new):
+    for version, expected in ((OLD, old), ((2, 12), new), (NEW, new)):
+        with on(monkeypatch, version) as storages:
+            card, x = storages.ledger.card, torch.ones(shape, dtype=dtype)
+            before = card.memory_stats()["requested_bytes.all.current"]
+            card.reset_peak()
+            call(x)
+            assert card.memory_stats()["requested_bytes.all.peak"] - before == expected, version
+
+
+def test_each_thread_that_adds_a_bias_has_such_a_workspace(monkeypatch):
+    """As on an H100 with torch 2.11: one more where a checkpoint runs forward again in backward's thread."""
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), torch.ones(4, 8, requires_grad=True)
+
+    with on(monkeypatch, OLD) as storages:
+        model(x).sum().backward()
+        assert held(storages) == 65 * MIB
+        checkpoint(model, x, use_reentrant=False).sum().backward()
+        assert held(storages) == 66 * MIB
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ((2, 10), "torch 2.11's CUDA build with an emulated device; torch 2.10 was not measured"),
+        (OLD, "torch 2.11's CUDA build with an emulated device, not yet"),
+        (NEW, "torch 2.13's CUDA build with an emulated device, not yet"),
+        ((2, 14), "torch 2.13's CUDA build with an emulated device; torch 2.14 was not measured"),
+    ],
+)
+def test_a_prediction_says_on_which_torch_it_was_checked(monkeypatch, version, expected):
+    monkeypatch.setattr(versions, "TORCH", version)
+    found = memlab.predict(lambda: torch.ones(4).sum(), steps=1)
+    assert sum(expected in each for each in found.exact) == 1
+
+
+@pytest.mark.parametrize(("version", "low"), [((2, 11), True), ((2, 12), True), ((2, 13), False), ((2, 14), False)])
+def test_a_card_has_the_allocator_of_the_torch_that_runs(monkeypatch, version, low):
+    """Of two free blocks of one size the lower address was taken up to 2.12, since then that of the older segment."""
+    monkeypatch.setattr(versions, "TORCH", version)
+    with memlab.watch(card="h100-80gb") as seen:
+        card = seen.card.card
+    assert (card.next_order(30 * MIB, 0) == 0) is low  # the address alone decides where all orders are the same
+    assert versions.tie_break() == ("address" if low else "segment")
