@@ -73,13 +73,14 @@ def predicted(wanted: list[str], device: dict[str, Any], *, fake: bool) -> dict[
 
     from predict_steps import STEPS
 
+    from memlab import versions
     from memlab.allocator import Allocator
     from memlab.as_cuda import CudaStorages, Gpu
     from memlab.as_cuda.fakes import fake_tensors
 
     found: dict[str, Any] = {}
     for name in wanted:
-        card = Allocator(total=device["total"])
+        card = Allocator(total=device["total"], tie_break=versions.tie_break())
         began = time.perf_counter()
         with fake_tensors() if fake else nullcontext():
             with CudaStorages(card, Gpu(tuple(device["capability"]), device["sms"])) as storages:

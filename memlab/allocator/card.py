@@ -28,8 +28,8 @@ class Allocator(State):
         conf: settings as in PYTORCH_CUDA_ALLOC_CONF.
         fraction: as torch.cuda.set_per_process_memory_fraction() sets it; 1.0: not called.
         other: bytes that the allocator cannot have: CUDA context, libraries, other processes. May be changed any time.
-        tie_break: which of several free blocks of one size is taken: "segment", that of the oldest segment (2.13),
-            or "address", that with the lowest address (up to torch 2.11).
+        tie_break: which of several free blocks of one size is taken: "segment", that of the oldest segment (2.13
+            and 2.14), or "address", that with the lowest address (up to torch 2.12).
 
     Raises:
         ValueError: with torch's text for wrong settings, in a sentence for other arguments.

@@ -12,7 +12,7 @@ from memlab.allocator.state import State
 def get_free_block(card: State, pool: BlockPool, size: int, stream: int) -> Block | None:
     """Best fit: the smallest free block of this stream that holds size bytes, out of the pool.
 
-    Among equal sizes the block of the oldest segment is taken, then the lowest address; until torch 2.11 the lowest
+    Among equal sizes the block of the oldest segment is taken, then the lowest address; until torch 2.12 the lowest
     address alone decided. None if there is no such block or max_split_size forbids it: with a limit, a block at or
     above it serves only requests at or above it, and of these none that would waste max_non_split_rounding bytes.
     """

@@ -4,7 +4,7 @@ Exact is what the model decides for these requests in this order. Not exact: wha
 program emptied the cache or the allocator did as its last resort is inferred; a block that waits for another stream
 counts as freed when it really was; private pools of CUDA graphs are replayed in the common pool; and what was allocated
 before the first event is laid out anew, in the order of its addresses. Where the lowest address decides between equal
-blocks (torch up to 2.11), segments lie as the record has them, and a segment that it does not have lies behind these.
+blocks (torch up to 2.12), segments lie as the record has them, and a segment that it does not have lies behind these.
 """
 
 from __future__ import annotations
