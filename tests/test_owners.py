@@ -90,6 +90,32 @@ def test_after_backward_nodes_tell_which_of_a_few_leads_to_more(x):
     assert owner.path.endswith(" -> dict['total'] -> Tensor -> AddBackward0")
 
 
+def test_a_variable_of_the_user_s_is_named_before_one_of_torch_s(x, monkeypatch):
+    looks = []
+
+    class Looks(nn.Module):
+        def forward(self, x):
+            looks.append(memlab.owners()[0].path.partition(" -> ")[0])
+            return x
+
+    theirs = types.ModuleType("theirs")
+    monkeypatch.setitem(sys.modules, "theirs", theirs)
+    theirs.model = nn.Sequential(Looks())
+    theirs.model.kept = [x.exp()]
+    theirs.model(x)
+    assert looks == ["model.kept (attribute of Sequential; model is global of theirs)"]
+    del theirs.model
+
+    model = nn.Sequential(Looks())
+    model.kept = [x.exp()]
+
+    def run():
+        model(x)  # the variable lies in a cell
+
+    run()
+    assert looks[1].startswith("model.kept (attribute of Sequential; model is local of ")
+
+
 class OnCtx(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):

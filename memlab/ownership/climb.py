@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memlab import deep, hooks
+from memlab import deep, hooks, origins
 from memlab.ownership import bound, frames, look, shell
 from memlab.ownership.alike import Alike
 from memlab.ownership.heap import Heap, Holders
@@ -109,6 +109,11 @@ class Climb:
                 break
             level = self._rise(level)
         self._alike.settle(self.names)
+
+    def names_of(self, thing: int) -> list[Name]:
+        """Return the names of an object, those of a frame's cells that hold it among them."""
+        cells = [each for each in self.up[thing] if type(self.things[each]) is CellType]
+        return [*self.names.get(thing, ()), *(name for each in cells for name in self._frames.get(each, ()))]
 
     def _rise(self, level: set[int]) -> set[int]:
         """Find all holders of this level; return those that have no name and are to be asked next."""
@@ -334,10 +339,11 @@ def _frame_slots(running: list[FrameType]) -> tuple[dict[int, list[Name]], dict[
     for frame in running:
         code = frame.f_code
         where = f"local of {frames.describe(frame)}"
+        rank = 0 if origins.USER_FILES[code.co_filename] else 1.5  # torch's own self is no name for a user's global
         in_cells = {*code.co_cellvars, *code.co_freevars}
         for name, identity in frames.slots(frame):
             is_cell = name in in_cells
             key = ("cell", identity) if is_cell else ("local", id(frame), name)
             several = cells if is_cell and frames.SHOWS_CONTENT else found
-            several[identity].append(_local(name, where, "local", key, 0))
+            several[identity].append(_local(name, where, "local", key, rank))
     return dict(found), dict(cells)

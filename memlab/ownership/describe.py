@@ -125,7 +125,7 @@ class Words:
         return look.type_name(type(self._climb.things[thing])), None
 
     def _names(self, thing: int) -> list[Name]:
-        return self._climb.names.get(thing, [])
+        return self._climb.names_of(thing)
 
     def _steps(self, holder: int, below: dict[int, int]) -> Iterator[str]:
         climb = self._climb

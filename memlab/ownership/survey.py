@@ -146,7 +146,8 @@ class _Look:
         for each in reaching.keys() & self._numbers.keys():
             reaching[each] |= holders[each]
         saved = self._graphs.storages(reached)
-        for each in [each for each, mask in reaching.items() if not mask]:
+        lies_in = self._stored.keys
+        for each in [each for each, mask in reaching.items() if not mask and lies_in[each] not in saved]:
             reaching[each] = self._loose.inside(each, reached, saved)
         masks = self._stored.masks(reaching)
         self._births = Births(self._stored.births(masks))
