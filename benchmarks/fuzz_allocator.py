@@ -56,7 +56,7 @@ CHANGES = (
 KIB, MIB = 1 << 10, 1 << 20
 BUDGET = 4 << 30
 EDGES = (1, 511, 512, 513, MIB - 512, MIB, MIB + 1, 10 * MIB - 1, 10 * MIB, 10 * MIB + 1, 19 * MIB, 20 * MIB, 64 * MIB)
-ALONE = "nothing: the model alone (torch's own takes part where it is 2.13, whose rules these are, and sees a device)"
+ALONE = "nothing: the model alone (torch's own takes part where it is 2.13 or 2.14, and sees a device)"
 COLUMNS = {"mallocs": 10, "frees": 10, "refused": 9, "invariants": 11, "stats": 8, "snapshots": 10, "differences": 12}
 
 
@@ -282,9 +282,9 @@ def start_one(name: str, seed: int, operations: int, total: int) -> dict[str, An
 
 
 def device_bytes() -> int:
-    """Return the size of the CUDA device, or 0 if there is none or this torch's allocator is not that of 2.13."""
+    """Return the size of the CUDA device, or 0 if there is none or this torch's allocator is not that of 2.13 and 2.14."""
     code = (
-        "import torch; assert torch.__version__.split('.')[:2] == ['2', '13']; "
+        "import torch; assert torch.__version__.split('.')[:2] in (['2', '13'], ['2', '14']); "
         "print(torch.cuda.get_device_properties(0).total_memory)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -18,8 +18,8 @@ def test_random_operations_give_torchs_numbers(configuration: str) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device: torch's own allocator cannot run beside the model")
-    if torch.__version__.split(".")[:2] != ["2", "13"]:
-        pytest.skip(f"the model is that of torch 2.13; torch {torch.__version__} may decide otherwise")
+    if torch.__version__.split(".")[:2] not in (["2", "13"], ["2", "14"]):
+        pytest.skip(f"the model is that of torch 2.13 and 2.14; torch {torch.__version__} may decide otherwise")
     script = ROOT / "benchmarks" / "fuzz_allocator.py"
     command = [sys.executable, str(script), "--operations", "4000", "--seed", "7", "--only", configuration]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
