@@ -282,7 +282,7 @@ def start_one(name: str, seed: int, operations: int, total: int) -> dict[str, An
 
 
 def device_bytes() -> int:
-    """Return the size of the CUDA device, or 0 if there is none or this torch's allocator is not that of 2.13 and 2.14."""
+    """Return the size of the CUDA device, or 0 if there is none or this torch has another allocator."""
     code = (
         "import torch; assert torch.__version__.split('.')[:2] in (['2', '13'], ['2', '14']); "
         "print(torch.cuda.get_device_properties(0).total_memory)"
