@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from memlab import checkpoints, reasons
+from memlab import checkpoints, reasons, wrappers
 from memlab.graph import Tour
 from memlab.hooks import Packed, tensors_in
 from memlab.ledger import is_parameter
@@ -143,7 +143,8 @@ class Walk:
             for tensor in _tensors_in(data.value if packed else data):
                 more = sys.getrefcount(tensor) - _UNHELD
                 held = packed is None and more > 0 and more > self._knows(tensor)
-                self._add(tensor, packed, node, name, held=held)
+                for each in wrappers.inner(tensor) or (tensor,):
+                    self._add(each, packed, node, name, held=held)
         return recomputed
 
     def _knows(self, tensor: Tensor) -> bool:
@@ -188,7 +189,7 @@ class Walk:
         readings: dict[int, Reading] = {}
         for key, (tensor, packed, name) in self._found.items():
             seen = sorted(self._savings[key], key=lambda each: each.sequence)
-            counted = packed.counted if packed is not None else None
+            counted = packed.counted(key) if packed is not None else None
             if counted is None:
                 yield self._unwatched_line(key, tensor, name, [each.saving for each in seen])
                 continue
@@ -196,7 +197,7 @@ class Walk:
             reading = readings.get(id(ledger))
             if reading is None:
                 reading = readings[id(ledger)] = ledger.reading()
-            counts = [(each.saving, each.packed.counted) for each in seen if each.packed is not None]
+            counts = [(each.saving, each.packed.counted(key)) for each in seen if each.packed is not None]
             yield reading.line(token, {own[1]: saving for saving, own in counts if own and own[0] is ledger})
 
     def _unwatched_line(self, key: int, tensor: Tensor, name: str, savings: list[Saving]) -> Line:

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 from torch.utils.checkpoint import _StopRecomputationError as _StopRecomputation
 
-from memlab import functions, hook_stack
+from memlab import functions, hook_stack, wrappers
 from memlab.hook_stack import Pair
 from memlab.in_place import LEAF, VIEW, in_place_text
-from memlab.ledger import SavedLedger
+from memlab.ledger import SavedLedger, is_parameter
 from memlab.lines import Origin
+from memlab.reading import KEY_MASK
 
 _autograd = hook_stack.autograd
 _disable_hooks = _autograd._saved_tensors_hooks_disable
@@ -80,16 +81,16 @@ class Packed:
     def output(self) -> int:
         return (self.state >> _VERSION_BITS) + VIEW
 
-    @property
-    def counted(self) -> tuple[SavedLedger, int] | None:
-        """The first ledger that counts it, and its token there; None if none does."""
+    def counted(self, key: int) -> tuple[SavedLedger, int] | None:
+        """Return the first ledger that counts the storage with this key for it, and its token; None if none does."""
         if self.account is None:
             return None
-        return self.held[0] if self.account is _SEVERAL else (self.account, self.held)
+        pairs = self.held if self.account is _SEVERAL else ((self.account, self.held),)
+        return next((pair for pair in pairs if pair[1] & KEY_MASK == key), None)
 
-    def origin(self) -> Origin | None:
+    def origin(self, key: int) -> Origin | None:
         """Return what the first ledger recorded when it was saved; None if none counts it. Cheaper than a line."""
-        counted = self.counted
+        counted = self.counted(key)
         return None if counted is None else counted[0].origin(counted[1])
 
     def count_in(self, pairs: Sequence[tuple[SavedLedger, int]]) -> None:
@@ -215,7 +216,13 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
         packed = Packed()
         packed.account = None  # __del__ runs even when what follows raises
         output = _output(tensor)
-        if only is None:
+        is_plain = type(tensor) in _PLAIN
+        if not is_plain and (inside := wrappers.inner(tensor)):
+            packed.count_in(list(_count_inside(ledgers, tensor, inside)))
+        elif not is_plain and wrappers.hides(tensor):
+            for each in ledgers:
+                each.blind.add(f"what a {type(tensor).__name__} holds is not seen: it has no __tensor_flatten__")
+        elif only is None:
             pairs = []
             for each in ledgers:
                 if each.recording and (key := each.add(tensor, output)) is not None:
@@ -225,11 +232,24 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
             packed.account, packed.held = only, key
         # Autograd's own SavedVariable keeps an own output detached too: keeping the tensor itself would make a cycle.
         # _make_subclass detaches, with all modes off: none, ours or the user's, sees an operator the user did not call.
-        packed.value = _make_subclass(Tensor, tensor) if type(tensor) in _PLAIN else tensor.detach()
+        packed.value = _make_subclass(Tensor, tensor) if is_plain else tensor.detach()
         packed.state = (output - VIEW) << _VERSION_BITS | tensor._version
         return packed
 
     return pack, _unpack
+
+
+def _count_inside(
+    ledgers: Sequence[SavedLedger], wrapper: Tensor, inside: list[Tensor]
+) -> Iterator[tuple[SavedLedger, int]]:
+    """Count what a wrapper subclass holds in its place."""
+    output, kind = _output(wrapper), "parameter" if is_parameter(wrapper) else None
+    for ledger in ledgers:
+        for each in inside if ledger.recording else ():
+            of_leaf = None if output != LEAF else "activation" if ledger.has_made(each) else "input"
+            key = ledger.add(each, output, kind or of_leaf)
+            if key is not None:
+                yield ledger, key
 
 
 def _unpack(packed: Packed) -> Tensor:

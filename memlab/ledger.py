@@ -109,6 +109,11 @@ class SavedLedger:
                 self._peak = self._current
         return key
 
+    def has_made(self, tensor: Tensor) -> bool:
+        """Whether the ledger of storages beside this one has seen the tensor's storage being made."""
+        key = origins.storage_key(tensor)
+        return self._storages is not None and key is not None and self._storages.made(key) is not None
+
     def _share(self, tensor: Tensor, key: int, frame: FrameType | None) -> int:
         index = self._entries[key] & INDEX_MASK
         self._serial += 1

@@ -42,13 +42,13 @@ class _Storages(billing.Walk):
     def _note(self, key: int, node: Any, name: str, packed: Packed | None) -> None:
         self.kept.append(key)
         tensor, known, _ = self._found[key]
-        if known is not packed and known is not None and packed is not None and _before(packed, known):
+        if known is not packed and known is not None and packed is not None and _before(packed, known, key):
             self._found[key] = (tensor, packed, name)
 
     def counted(self) -> Iterator[tuple[int, int, Any, bool | None]]:
         """Yield key, bytes, place and the module's mode of each storage that is not given."""
         for key, (tensor, packed, name) in self._found.items():
-            origin = packed.origin() if packed is not None else None
+            origin = packed.origin(key) if packed is not None else None
             if origin is not None:
                 if origin.kind not in GIVEN:
                     yield key, origin.bytes, (origin.code, origin.instruction), _is_training(origin.place)
@@ -56,9 +56,9 @@ class _Storages(billing.Walk):
                 yield key, tensor.untyped_storage().nbytes(), NO_CODE, None
 
 
-def _before(one: Packed, other: Packed) -> bool:
+def _before(one: Packed, other: Packed, key: int) -> bool:
     """Whether one was saved before the other, by the tokens of one ledger."""
-    mine, theirs = one.counted, other.counted
+    mine, theirs = one.counted(key), other.counted(key)
     return mine is not None and theirs is not None and mine[0] is theirs[0] and mine[1] < theirs[1]
 
 
