@@ -105,8 +105,9 @@ def test_an_out_of_memory_error_in_a_cell(shell, names):
     shell.run(3, KERNEL, TRAIN, names)
     with pytest.raises(torch.OutOfMemoryError) as caught, memlab.watch(card="32 MiB"):
         names["train"](names["model"], [], 100)
-    lines = of_oom(caught.value).moment.by("line")
-    assert set(lines) == {"Cell In[3], line 4"}
+    lines = of_oom(caught.value).moment.by("line")  # of other tests' graphs, too, that are still alive
+    assert "Cell In[3], line 4" in lines
+    assert not any("ipykernel" in line or "ipython-input" in line for line in lines)
 
 
 def test_a_cell_that_is_run_again_has_its_newest_number(shell, names):
