@@ -18,6 +18,15 @@ def until_2_11() -> bool:
     return TORCH <= (2, 11)
 
 
+def from_2_14() -> bool:
+    """Tell whether this torch is 2.14 or newer: efficient attention has its seed and offset on the device there.
+
+    On 2.14 the steps of benchmarks/predict_steps.py were compared (results/predict_cuda_2_14.md), all products, and the
+    calls of the tests that are marked cuda.
+    """
+    return TORCH >= (2, 14)
+
+
 def tie_break() -> str:
     """Return which of several free blocks of one size the caching allocator takes, as `memlab.allocator` names it.
 

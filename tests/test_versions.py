@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import memlab
@@ -53,6 +54,19 @@ def test_kernels_take_what_they_take_in_each_version(monkeypatch, shape, dtype, 
             card.reset_peak()
             call(x)
             assert card.memory_stats()["requested_bytes.all.peak"] - before == expected, version
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_efficient_attention_has_seed_and_offset_on_the_device_from_2_14_on(monkeypatch, dropout):
+    held = {}
+    for version in (OLD, NEW, (2, 14)):
+        with on(monkeypatch, version) as storages:
+            query = torch.ones(1, 2, 64, 32, requires_grad=True)
+            before = storages.ledger.card.memory_stats()["requested_bytes.all.current"]
+            out = F.scaled_dot_product_attention(query, query, query, dropout_p=dropout)
+            assert type(out.grad_fn).__name__ == "ScaledDotProductEfficientAttentionBackward0"
+            held[version] = storages.ledger.card.memory_stats()["requested_bytes.all.current"] - before
+    assert held[OLD] == held[NEW] == held[2, 14] - 2 * 8
 
 
 def test_each_thread_that_adds_a_bias_has_such_a_workspace(monkeypatch):

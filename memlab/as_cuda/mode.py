@@ -29,8 +29,8 @@ from memlab.outputs import FRESH, VIEW, is_fresh, outputs_of
 
 _sequence_nr = torch._C._autograd._get_sequence_nr
 STAND_INS: dict[Any, Any] = {**attention.STAND_INS, **norms.STAND_INS, **cells.STAND_INS}
-# Outputs that are on the host on CUDA too: seed and offset of the random stream.
-HOST_OUTPUTS = {aten._scaled_dot_product_efficient_attention.default: (2, 3)}
+# Seed and offset of the random stream: on the host up to torch 2.13, on the device, and made first, since then.
+_RANDOM = {aten._scaled_dot_product_efficient_attention.default: (2, 3)}
 
 
 # Outputs that CUDA's kernel allocates in another order than it returns them.
@@ -132,11 +132,9 @@ class CudaMode(Mode):
             if not (out.dim() == 0 and optimizers.on_host()):
                 self._see_one(func, out, sequence, outputs, args)
         elif isinstance(out, (tuple, list)):
-            host = HOST_OUTPUTS.get(func, ())
-            places = list(enumerate(out))
-            for index, each in reversed(places) if func in LAST_FIRST else places:
-                if isinstance(each, Tensor) and index not in host:
-                    self._see_one(func, each, sequence, outputs, args)
+            for index in _order(func, len(out)):
+                if isinstance(out[index], Tensor):
+                    self._see_one(func, out[index], sequence, outputs, args)
 
     def _see_one(self, func: Any, out: Tensor, sequence: int, outputs: int, args: tuple[Any, ...]) -> None:
         if outputs != VIEW:
@@ -202,6 +200,15 @@ class CudaThreadMode(CudaMode):
         if not self._own:
             self._own = self.idle.pop() if self.idle else f"thread {len(self.workspaces | self.lt_workspaces)}"
         return self._own
+
+
+def _order(func: Any, count: int) -> Sequence[int]:
+    """Return the places of the outputs that are on the device, in the order in which CUDA's kernel allocates them."""
+    if func in LAST_FIRST:
+        return range(count)[::-1]
+    random = _RANDOM.get(func, ())
+    others = [place for place in range(count) if place not in random]
+    return [*random, *others] if versions.from_2_14() else others
 
 
 def _all_strided(args: tuple[Any, ...]) -> bool:
