@@ -86,7 +86,8 @@ def test_each_thread_that_adds_a_bias_has_such_a_workspace(monkeypatch):
         ((2, 10), "torch 2.11's CUDA build with an emulated device; torch 2.10 was not measured"),
         (OLD, "torch 2.11's CUDA build with an emulated device, not yet"),
         (NEW, "torch 2.13's CUDA build with an emulated device, not yet"),
-        ((2, 14), "torch 2.13's CUDA build with an emulated device; torch 2.14 was not measured"),
+        ((2, 14), "torch 2.14's CUDA build with an emulated device, not yet"),
+        ((2, 15), "torch 2.14's CUDA build with an emulated device; torch 2.15 was not measured"),
     ],
 )
 def test_a_prediction_says_on_which_torch_it_was_checked(monkeypatch, version, expected):
