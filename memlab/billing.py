@@ -143,7 +143,10 @@ class Walk:
             for tensor in _tensors_in(data.value if packed else data):
                 more = sys.getrefcount(tensor) - _UNHELD
                 held = packed is None and more > 0 and more > self._knows(tensor)
-                for each in wrappers.inner(tensor) or (tensor,):
+                inside = wrappers.inner(tensor)
+                if not inside and wrappers.hides(tensor):
+                    self.unseen[f"{node.name()} ({type(tensor).__name__})"] += 1  # it counts with the size it states
+                for each in inside or (tensor,):
                     self._add(each, packed, node, name, held=held)
         return recomputed
 

@@ -18,7 +18,8 @@ _DEEPEST = 8  # wrappers in wrappers
 
 def hides(tensor: Tensor) -> bool:
     """Whether it is a wrapper that does not say where its data is."""
-    if isinstance(tensor, FakeTensor) or type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:
+    kind = type(tensor)
+    if kind in _PLAIN or kind is FakeTensor or kind.__torch_dispatch__ is Tensor.__torch_dispatch__:
         return False
     try:
         storage = tensor.untyped_storage()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import memlab
 from memlab import graph, wrappers
+from memlab.node_names import READS_PACKED
 
 pytestmark = pytest.mark.skipif(
     not graph.NODES_KEEP_WRAPPERS, reason="below this torch's modes inner tensors are unseen"
@@ -108,6 +109,9 @@ def test_a_wrapper_that_does_not_say_where_its_data_is_is_named(kind):
     else:
         assert seen.blind == ["what a Broken holds is not seen: it has no __tensor_flatten__"]
     assert wrappers.inner(kind(torch.ones(4))) == []
+    if READS_PACKED:
+        bill = memlab.bill(kind(torch.ones(4)).requires_grad_().exp())
+        assert bill.unseen == {f"ExpBackward0 ({kind.__name__})": 1}
 
 
 @NEEDS_PACKED
