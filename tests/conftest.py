@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import textwrap
 from pathlib import Path
 
 import holders
@@ -11,7 +12,9 @@ import recordings
 import torch
 from _pytest.pytester import SysModulesSnapshot
 
+from memlab import cli
 from memlab.guard import heap
+from memlab.tracing.trace import load
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -104,3 +107,17 @@ def project(pytester, monkeypatch):
 def recorded():
     """A snapshot of two training steps, and what was trained."""
     return recordings.record()
+
+
+@pytest.fixture
+def trace(own_folder, capsys):
+    """Trace code in this process; return the exit code, stdout, stderr and what was recorded."""
+
+    def go(code, *options, arguments=()):
+        (own_folder / "train.py").write_text(textwrap.dedent(code))
+        target = [] if "-m" in options else ["train.py"]
+        given = ["--json", "out.json", *map(str, options), *target, *arguments]
+        status = cli.main(["trace", *given])
+        return (status, *capsys.readouterr(), load(own_folder / "out.json"))
+
+    return go

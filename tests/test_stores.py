@@ -1,0 +1,59 @@
+"""What the statements do that store something into a name: what patterns are recognised by."""
+
+import pytest
+
+from memlab.tracing import stores
+
+
+@pytest.mark.parametrize(
+    ("statement", "kinds"),
+    [
+        ("x += y", "add"),
+        ("x -= y", "add"),
+        ("x = x + y", "add"),
+        ("x = y + x - z", "add"),
+        ("x, n = x + y, n + 1", "add"),
+        ("x.add_(y)", "add"),
+        ("self.x = self.x + y", "add"),
+        ("x['loss'] += y", "add"),
+        ("x = a * x + (1 - a) * y", "mix"),
+        ("x = x + a * (y - x)", "mix"),
+        ("x = (x * n + y) / (n + 1)", "mix"),
+        ("x = (x + y) / 2", "mix"),
+        ("x.mul_(a).add_(y)", "mix"),
+        ("x.mul_(a).add_(y, alpha=1 - a)", "mix"),
+        ("x.copy_(a * x + y)", "mix"),
+        ("x = torch.lerp(x, y, a)", "mix"),
+        ("x.lerp_(y, a)", "mix"),
+        ("x.append(y)", "put"),
+        ("x[k].append(y)", "put"),
+        ("x = f(x) + x", "assign"),
+        ("_, x = model(y, x)", "assign"),
+        ("x = y", "assign"),
+        ("x[0] = y", "assign"),
+        ("x = x * y", "assign"),
+        ("x = []", ""),
+        ("x = None", ""),
+        ("y = x", ""),
+        ("x.clear()", ""),
+        ("m.register_forward_hook(lambda m, i, o: x.append(o))", "hook put"),
+        ("m.register_forward_hook(lambda m, i, o: y.append(o)); x.append(y)", "put"),
+    ],
+)
+def test_what_a_statement_does_to_a_name(tmp_path, statement, kinds):
+    file = tmp_path / "x.py"
+    file.write_text(f"def other():\n    x = [1]\n    x.lerp_(y)\n\ndef train():\n    {statement}\n")
+    name = "trainer.x" if "self." in statement else "x"
+    assert stores.stores(name, f"local of train(), {file}:5") == set(kinds.split())
+
+
+def test_hooks_by_name_and_what_is_no_place(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "class A:\n    def f(self, m, i, o):\n        self.x.append(o)\n\n    def g(self, m):\n"
+        "        m.register_full_backward_hook(self.f)\n\ndef make(x):\n    def h(m, i, o):\n        x.append(o)\n"
+        "    return h\n\nz = []\nm.register_forward_hook(make(z))\n"
+    )
+    assert stores.stores("a.x", f"attribute of A; a is local of train(), {file}:5") == {"put", "hook"}
+    assert stores.stores("x", f"closure of make.<locals>.h(), {file}:9") == {"put", "hook"}
+    assert stores.stores("x", "nowhere") == stores.stores("x", "local of x(), gone.py:3") == frozenset()
