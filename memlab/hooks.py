@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
-from torch.nn.parameter import Parameter
 from torch.utils.checkpoint import _StopRecomputationError as _StopRecomputation
 
 from memlab import functions, hook_stack, wrappers
@@ -23,12 +22,12 @@ from memlab.in_place import LEAF, VIEW, in_place_text
 from memlab.ledger import SavedLedger, is_parameter
 from memlab.lines import Origin
 from memlab.reading import KEY_MASK
+from memlab.wrappers import PLAIN
 
 _autograd = hook_stack.autograd
 _disable_hooks = _autograd._saved_tensors_hooks_disable
 _enable_hooks = _autograd._saved_tensors_hooks_enable
 _make_subclass = Tensor._make_subclass
-_PLAIN = (Tensor, Parameter)
 _VERSION_BITS = 32  # what torch's own counter has
 _VERSION_MASK = (1 << _VERSION_BITS) - 1
 _lock = threading.Lock()
@@ -216,7 +215,7 @@ def _plain_pair(ledgers: tuple[SavedLedger, ...]) -> Pair:
         packed = Packed()
         packed.account = None  # __del__ runs even when what follows raises
         output = _output(tensor)
-        is_plain = type(tensor) in _PLAIN
+        is_plain = type(tensor) in PLAIN
         if not is_plain and (inside := wrappers.inner(tensor)):
             packed.count_in(list(_count_inside(ledgers, tensor, inside)))
         elif not is_plain and wrappers.hides(tensor):

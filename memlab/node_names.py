@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import Parameter
+
+from memlab.wrappers import PLAIN
 
 UNKNOWN = "unknown"
 _functions: Any = torch._C._functions
-_PLAIN = (Tensor, Parameter)
 _FEW = 8
 _RAW = "_raw_saved_"
 READS_PACKED = hasattr(torch._C._autograd.SavedTensor, "data")
@@ -35,7 +35,7 @@ def watch(op: Any, out: Any, sequence: int) -> None:
     """Remember an operator's output, to ask it for its node once it has one. Hot path."""
     if isinstance(out, (tuple, list)):
         out = next((each for each in out if isinstance(each, Tensor) and each.is_floating_point()), None)
-    if type(out) in _PLAIN:
+    if type(out) in PLAIN:
         watched[id(op)] = (op, weakref.ref(out), sequence)
 
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.nn.parameter import Parameter
 
-_PLAIN = (Tensor, Parameter)
+PLAIN = (Tensor, Parameter)  # the very types: no subclass has a say
 _DEEPEST = 8  # wrappers in wrappers
 
 
 def hides(tensor: Tensor) -> bool:
     """Whether it is a wrapper that does not say where its data is."""
     kind = type(tensor)
-    if kind in _PLAIN or kind is FakeTensor or kind.__torch_dispatch__ is Tensor.__torch_dispatch__:
+    if kind in PLAIN or kind is FakeTensor or kind.__torch_dispatch__ is Tensor.__torch_dispatch__:
         return False
     try:
         storage = tensor.untyped_storage()
@@ -30,7 +30,7 @@ def hides(tensor: Tensor) -> bool:
 
 def inner(tensor: Any, depth: int = _DEEPEST) -> list[Tensor]:
     """Return the tensors in which a wrapper keeps its data; none of what is no wrapper, or does not say."""
-    if type(tensor) in _PLAIN or not hasattr(type(tensor), "__tensor_flatten__"):
+    if type(tensor) in PLAIN or not hasattr(type(tensor), "__tensor_flatten__"):
         return []
     try:
         names, _ = tensor.__tensor_flatten__()

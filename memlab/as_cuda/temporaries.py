@@ -2,7 +2,7 @@
 
 Each function takes the kernel's scratch memory, the device, the operator's arguments and its outputs. The formulas are
 read from torch's sources (native/cuda) and hold to the byte on torch 2.13's CUDA build where nothing else is said;
-what `memlab.as_cuda.versions` tells apart holds on 2.11's, too.
+what `memlab.versions` tells apart holds on 2.11's, too.
 """
 
 from __future__ import annotations

@@ -20,8 +20,24 @@ from memlab import versions
 
 KIB = 1024
 # By name: in place and with out= they multiply, too. linear and matmul only in inference mode, where they stay whole.
-_PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "linear", "matmul"))
-_MORE = frozenset(("_addmm_activation", "_scaled_mm", "_trilinear"))
+_PRODUCTS = frozenset(
+    {
+        "mm",
+        "addmm",
+        "_addmm_activation",
+        "_scaled_mm",
+        "bmm",
+        "baddbmm",
+        "addbmm",
+        "mv",
+        "addmv",
+        "dot",
+        "vdot",
+        "_trilinear",
+        "linear",
+        "matmul",
+    }
+)
 _SOLVERS = frozenset(("linalg_lu", "linalg_lu_factor_ex", "linalg_solve_triangular"))  # of empty matrices, too
 _WITH_BIAS = frozenset(("addmm", "_addmm_activation", "linear"))
 _LT_TYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
@@ -30,7 +46,7 @@ _PAIR = re.compile(r":(\d+):(\d+)")
 
 def multiplies(operator: Any) -> bool:
     """Whether cuBLAS runs for this operator."""
-    return _name(operator) in _PRODUCTS | _MORE | _SOLVERS
+    return _name(operator) in _PRODUCTS | _SOLVERS
 
 
 def takes_workspace(operator: Any, args: Sequence[Any]) -> bool:
@@ -90,7 +106,7 @@ def workspace_bytes(capability: tuple[int, int], config: str | None = None) -> i
     pairs = _PAIR.findall(config)
     if not pairs:
         pairs = [("4096", "8")] if capability >= (9, 0) else [("4096", "2"), ("16", "8")]
-    return sum(int(size) * 1024 * int(count) for size, count in pairs)
+    return sum(int(size) * KIB * int(count) for size, count in pairs)
 
 
 def in_backward() -> bool:

@@ -129,9 +129,9 @@ def _device(seen: Watch) -> str:
 
 
 def _torch() -> str:
-    import torch
+    from memlab import versions
 
-    return ".".join(torch.__version__.split("+")[0].split(".")[:2])
+    return ".".join(map(str, versions.TORCH))
 
 
 def difference(before: Measured, now: Measured, tolerance: int = 0) -> str:

@@ -234,9 +234,14 @@ class _Look:
         )
 
     def _heaviest(self, held: list[int]) -> int:
-        """Return the newest, for it is like the others; or another of a few that leads to far more, as a sum does."""
-        newest = self._newest(held)
+        """Return the newest, for it is like the others; or another of a few that leads to far more, as a sum does.
+
+        Where none leads to a graph it is the last found.
+        """
         graphs = list(filter(self._ages.__contains__, held))
+        if not graphs:
+            return held[-1]
+        newest = max(reversed(graphs), key=self._ages.__getitem__)
         if not 1 < len(graphs) <= _FEW or not self._may_weigh:
             return newest
         weights = {each: self._graphs.weight(self._numbers[each], self._may_weigh) for each in graphs}
@@ -245,11 +250,6 @@ class _Look:
         (nbytes, nodes), (most_bytes, most_nodes) = weights[newest], weights[heaviest]
         far_more = most_bytes > 2 * nbytes or (most_bytes == nbytes and most_nodes > 2 * nodes)
         return heaviest if far_more else newest
-
-    def _newest(self, held: list[int]) -> int:
-        """Return the one with the newest graph, or the last found."""
-        graphs = list(filter(self._ages.__contains__, held))
-        return max(reversed(graphs), key=self._ages.__getitem__) if graphs else held[-1]
 
     def _shown(self, name: Name, held: list[int]) -> list[int]:
         """Return those of which the newest stands for all.

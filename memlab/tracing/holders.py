@@ -183,8 +183,8 @@ def _place(owner: Owner) -> str:
     if not owner.through or not _ASSIGNED.issuperset(owner.through):
         return ""
     parts = owner.path.split(" -> ")[1 : 1 + len(owner.through)]
-    places = [_PLACE.fullmatch(part) for part in parts]
-    return "" if None in places else "".join(place[1] for place in places if place is not None)
+    found = [_PLACE.fullmatch(part) for part in parts]
+    return "" if None in found else "".join(each[1] for each in found if each is not None)
 
 
 def _with_pattern(record: Held, clue: Clue) -> Held:
