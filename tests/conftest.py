@@ -86,10 +86,17 @@ def own_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def pytester(pytester, monkeypatch):
+    """A folder where pytest runs and says the same at a desk as in CI, where its summary holds whole messages."""
+    for name in ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS"):  # what pytest and the plugin ask
+        monkeypatch.delenv(name, raising=False)
+    return pytester
+
+
+@pytest.fixture
 def project(pytester, monkeypatch):
     """Make a test file from bodies; return what runs pytest on it."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
 
     def again(*arguments):
         return pytester.runpytest_inprocess("-p", "memlab.pytest_plugin", "-p", "no:cacheprovider", "-ra", *arguments)
