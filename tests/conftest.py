@@ -18,6 +18,17 @@ from memlab.tracing.trace import load
 
 
 @pytest.fixture(scope="session", autouse=True)
+def same_at_a_desk_as_in_ci():
+    """Take away what a terminal or a CI service asks of programs; whoever runs pytest has it back for its summary."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS"):  # pytest's own summaries, and the plugin's, are longer
+            patch.delenv(name, raising=False)
+        for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def imported_once(tmp_path_factory):
     """Let modules stay imported that a session inside a test was the first to import.
 
@@ -83,14 +94,6 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     return tmp_path
-
-
-@pytest.fixture
-def pytester(pytester, monkeypatch):
-    """A folder where pytest runs and says the same at a desk as in CI, where its summary holds whole messages."""
-    for name in ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS"):  # what pytest and the plugin ask
-        monkeypatch.delenv(name, raising=False)
-    return pytester
 
 
 @pytest.fixture

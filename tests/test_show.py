@@ -135,7 +135,6 @@ def test_narrow_terminals_lose_words_and_not_findings(columns, monkeypatch):
 
 def test_a_terminal_gets_colours_unless_it_says_no(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("NO_COLOR", raising=False)
     green = "\x1b[32m"
     assert green in shown("table", samples.finding(), out=Terminal())
     monkeypatch.setenv("NO_COLOR", "1")
@@ -306,9 +305,7 @@ def test_columns_of_wide_characters_are_flush():
     assert len({_columns.cells(line.split("✓")[0]) for line in lines if "✓ holds" in line}) == 1
 
 
-def test_the_width_is_that_of_the_stream_and_not_of_stdout(monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.delenv("LINES", raising=False)
+def test_the_width_is_that_of_the_stream_and_not_of_stdout():
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 57, 0, 0))
     with os.fdopen(theirs, "w") as stream, os.fdopen(ours, "rb"):
