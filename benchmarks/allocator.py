@@ -8,7 +8,6 @@ Each mix is written down first and then replayed on a fresh card; the time of th
 from __future__ import annotations
 
 import argparse
-import platform
 import random
 import statistics
 import sys
@@ -19,9 +18,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from memlab.allocator import Allocator
+from memlab.doctor import machine
 
 Script = list[tuple[int, int, int]]  # slot, bytes (0: free), stream
 KIB, MIB = 1 << 10, 1 << 20
+BAR = 200_000  # operations a second
 
 
 def training(rng: random.Random, operations: int) -> Script:
@@ -104,18 +105,18 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--operations", type=int, default=200_000)
     arguments = parser.parse_args()
-    print(
-        f"Python {platform.python_version()}, {platform.machine()}; median of {arguments.runs} runs, worst in brackets"
-    )
-    print(f"{'mix':<44}{'operations':>11}{'operations/s':>24}{'free blocks':>13}")
+    print("\n".join(f"{key}: {value}" for key, value in machine("cpu").items()), end="\n\n")
+    print(f"| mix | operations | median of {arguments.runs}, a second | slowest | bar | free blocks at the end |")
+    print("|---|---:|---:|---:|---|---:|")
     for name, (mix, conf) in MIXES.items():
         script = mix(random.Random(0), arguments.operations)
         runs = [replay(script, conf) for _ in range(arguments.runs)]
         seconds = [seconds for seconds, _ in runs]
         card = runs[0][1]
         free = sum(len(stream) for pool in (card.small_blocks, card.large_blocks) for stream in pool.free.values())
-        speed = f"{len(script) / statistics.median(seconds):,.0f} ({len(script) / max(seconds):,.0f})"
-        print(f"{name:<44}{len(script):>11,}{speed:>24}{free:>13,}")
+        median, slowest = len(script) / statistics.median(seconds), len(script) / max(seconds)
+        bar = f"{BAR:,}: {'met' if median >= BAR else 'missed'}"
+        print(f"| {name} | {len(script):,} | {median:,.0f} | {slowest:,.0f} | {bar} | {free:,} |", flush=True)
 
 
 if __name__ == "__main__":

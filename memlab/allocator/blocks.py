@@ -101,7 +101,11 @@ class Block:
     def cut_front(self, size: int) -> Block:
         """Cut off the first size bytes as a block of their own. The rest keeps the old object."""
         front = Block(self.address, size, self.free_list, self.order, self.expandable)
-        front.splice(self.prev, self)
+        before = front.prev = self.prev
+        if before is not None:
+            before.next = front
+        front.next = self
+        self.prev = front
         self.address += size
         self.size -= size
         return front

@@ -31,6 +31,7 @@ COUNTERS = (
 )
 # By how much these rise, or fall: allocation, allocated_bytes, requested_bytes, inactive_split, inactive_split_bytes.
 Line = tuple[int, int, int, int, int]
+Sums = tuple[tuple[int, int, int], ...]  # of each number of a line: in all, the highest on the way, what rose
 MANY = 100  # lines: enough to make the adding up cheap, few enough to stay in the processor's cache
 
 
@@ -53,11 +54,11 @@ class Stat:
             self.allocated += net
             self.peak = max(self.peak, self.current)
 
-    def moved(self, current: int, highest: int, risen: int) -> None:
-        """Several changes led here, over this height, and rose by so much in all."""
-        self.current = current
+    def moved(self, net: int, highest: int, risen: int) -> None:
+        """Several changes add up to this, were at most so high above their start, and rose by so much in all."""
+        self.peak = max(self.peak, self.current + highest)
+        self.current += net
         self.allocated += risen
-        self.peak = max(self.peak, highest)
 
     def reset_peak(self) -> None:
         self.peak = self.current
@@ -71,52 +72,57 @@ class Scope:
 
     def __init__(self) -> None:
         self.families = {family: Stat() for family in FAMILIES}
-        self.lines: list[Line] = []
 
-    def settle(self) -> None:
-        """Add up the lines. In local variables: this is part of the price of every malloc and free."""
+    def moved(self, sums: Sums) -> None:
+        """Book what lines add up to. What is active moves with what is allocated, from wherever it stands."""
+        blocks, nbytes, requested, splits, split_bytes = sums
         stats = self.families
-        blocks = most_blocks = stats["allocation"].current
-        nbytes = most_bytes = stats["allocated_bytes"].current
-        requested = most_requested = stats["requested_bytes"].current
-        splits = most_splits = stats["inactive_split"].current
-        split_bytes = most_split_bytes = stats["inactive_split_bytes"].current
-        mallocs = malloc_bytes = malloc_requested = risen_splits = risen_split_bytes = 0
-        for more_blocks, more_bytes, more_requested, more_splits, more_split_bytes in self.lines:
-            blocks += more_blocks
-            nbytes += more_bytes
-            requested += more_requested
-            if more_blocks > 0:
-                mallocs += 1
-                malloc_bytes += more_bytes
-                malloc_requested += more_requested
-                if blocks > most_blocks:
-                    most_blocks = blocks
-                if nbytes > most_bytes:
-                    most_bytes = nbytes
-                if requested > most_requested:
-                    most_requested = requested
-            if more_splits:
-                splits += more_splits
-                if more_splits > 0:
-                    risen_splits += more_splits
-                    if splits > most_splits:
-                        most_splits = splits
-            split_bytes += more_split_bytes
-            if more_split_bytes > 0:
-                risen_split_bytes += more_split_bytes
-                if split_bytes > most_split_bytes:
-                    most_split_bytes = split_bytes
-        self.lines.clear()
-        waiting = stats["active"].current - stats["allocation"].current
-        waiting_bytes = stats["active_bytes"].current - stats["allocated_bytes"].current
-        stats["allocation"].moved(blocks, most_blocks, mallocs)
-        stats["allocated_bytes"].moved(nbytes, most_bytes, malloc_bytes)
-        stats["active"].moved(blocks + waiting, most_blocks + waiting, mallocs)
-        stats["active_bytes"].moved(nbytes + waiting_bytes, most_bytes + waiting_bytes, malloc_bytes)
-        stats["requested_bytes"].moved(requested, most_requested, malloc_requested)
-        stats["inactive_split"].moved(splits, most_splits, risen_splits)
-        stats["inactive_split_bytes"].moved(split_bytes, most_split_bytes, risen_split_bytes)
+        stats["allocation"].moved(*blocks)
+        stats["active"].moved(*blocks)
+        stats["allocated_bytes"].moved(*nbytes)
+        stats["active_bytes"].moved(*nbytes)
+        stats["requested_bytes"].moved(*requested)
+        stats["inactive_split"].moved(*splits)
+        stats["inactive_split_bytes"].moved(*split_bytes)
+
+
+def add_up(lines: list[Line]) -> Sums:
+    """Add up lines, in their order. In local variables: this is part of the price of every malloc and free."""
+    blocks = most_blocks = nbytes = most_bytes = requested = most_requested = 0
+    splits = most_splits = split_bytes = most_split_bytes = 0
+    mallocs = malloc_bytes = malloc_requested = risen_splits = risen_split_bytes = 0
+    for more_blocks, more_bytes, more_requested, more_splits, more_split_bytes in lines:
+        blocks += more_blocks
+        nbytes += more_bytes
+        requested += more_requested
+        if more_blocks > 0:
+            mallocs += 1
+            malloc_bytes += more_bytes
+            malloc_requested += more_requested
+            if blocks > most_blocks:
+                most_blocks = blocks
+            if nbytes > most_bytes:
+                most_bytes = nbytes
+            if requested > most_requested:
+                most_requested = requested
+        if more_splits:
+            splits += more_splits
+            if more_splits > 0:
+                risen_splits += more_splits
+                if splits > most_splits:
+                    most_splits = splits
+        split_bytes += more_split_bytes
+        if more_split_bytes > 0:
+            risen_split_bytes += more_split_bytes
+            if split_bytes > most_split_bytes:
+                most_split_bytes = split_bytes
+    return (
+        (blocks, most_blocks, mallocs),
+        (nbytes, most_bytes, malloc_bytes),
+        (requested, most_requested, malloc_requested),
+        (splits, most_splits, risen_splits),
+        (split_bytes, most_split_bytes, risen_split_bytes),
+    )
 
 
 class PoolStats(Scope):
@@ -125,7 +131,8 @@ class PoolStats(Scope):
     def __init__(self, device: DeviceStats) -> None:
         super().__init__()
         self.device = device
-        self.lines_of_both = device.both.lines
+        self.lines: list[Line] = []
+        self.lines_of_both = device.lines
 
     def write(self, line: Line) -> None:
         """Note what a malloc or a free changes."""
@@ -153,6 +160,7 @@ class PoolStats(Scope):
 class DeviceStats:
     def __init__(self, max_split_size: int) -> None:
         self.both = Scope()
+        self.lines: list[Line] = []  # of both pools, in their order
         self.small_pool = PoolStats(self)
         self.large_pool = PoolStats(self)
         self.scopes = {"all": self.both, "small_pool": self.small_pool, "large_pool": self.large_pool}
@@ -164,9 +172,18 @@ class DeviceStats:
         self.max_split_size = max_split_size - (1 << 64) if max_split_size >= 1 << 63 else max_split_size
 
     def settle(self) -> None:
-        for scope in self.scopes.values():
-            if scope.lines:
-                scope.settle()
+        """Book the lines: of each pool, and of both. Where only one pool has any, these are the same."""
+        for pool in (self.small_pool, self.large_pool):
+            if pool.lines:
+                sums = add_up(pool.lines)
+                pool.moved(sums)
+                if len(pool.lines) == len(self.lines):
+                    self.both.moved(sums)
+                    self.lines.clear()
+                pool.lines.clear()
+        if self.lines:
+            self.both.moved(add_up(self.lines))
+            self.lines.clear()
 
     def total(self, family: str) -> Stat:
         """Return a family for both pools together, as it is now."""
