@@ -54,7 +54,7 @@ STORES: dict[str, Callable[[list[Tensor]], Any]] = {
     "an object in an object for each": lambda tensors: [Holder(Holder(each)) for each in tensors],
     "a module for each, in a list": lambda tensors: [module(each) for each in tensors],
 }
-MANY_IN = ("one list", "an object for each, in a list")
+MANY_IN = ("one list", "an object for each, in a list", "an object with a dict for each")
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     "plain": torch.ones_like,
     "(x * 2).sum(), a graph each": lambda x: (x * 2).sum(),

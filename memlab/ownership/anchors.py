@@ -36,7 +36,8 @@ class Anchors:
             those that a graph has saved and an earlier look has seen.
         plain: tensors that were asked for and lead to no graph, or do.
         left_out: how many things were found and are not here.
-        walked, judged: seconds that the walk over the heap took, and asking what it found for its graphs.
+        walked: seconds that the walk over the heap took.
+        judged: seconds that one tensor or node took which was then asked for its graph.
     """
 
     things: list[Any] = field(default_factory=list)
@@ -89,7 +90,7 @@ def find(wanted: Callable[[list[Tensor]], Iterable[Tensor]] | None = None) -> An
             elif category == _CUT:
                 cuts.update(map(id, thing.successors))
         del objects, thing  # else they would count as references
-        walked = time.perf_counter()
+        walked, asked = time.perf_counter(), len(held) + len(tensors)
         for node, references in held:
             if references > cuts[id(node)]:
                 found.things.append(node)
@@ -102,7 +103,8 @@ def find(wanted: Callable[[list[Tensor]], Iterable[Tensor]] | None = None) -> An
             _add_tensor(found, tensor, unheld=unheld)
         if wanted is not None:
             found.plain.extend(wanted(tensors))
-    found.walked, found.judged = walked - began, time.perf_counter() - walked
+    found.walked = walked - began
+    found.judged = (time.perf_counter() - walked) / max(1, asked)
     return found
 
 

@@ -31,12 +31,12 @@ from memlab.ownership.owner import Owner
 from memlab.ownership.reach import LEAST, Graphs, Reached
 from memlab.ownership.stored import Stored, storages
 
-# Measured by benchmarks/owners.py: a look at the heap takes so many times as long as finding what leads to graphs in
-# it, and of what is left reading graphs takes this share; the rest goes to working with what was read. Without what
-# leads to graphs it takes so many times as long as the walk over it, and with each of them so many times as long as
-# judging them did: 7 in a list, 14 where each lies in an object with a dict.
-_HEAP, _READING = 4.5, 0.45
-_WALK, _EACH = 1.8, 10.0
+# Measured by benchmarks/owners.py. Once graphs' tensors are found, what is asked of the whole heap takes so many times
+# as long as the walk over it did. Following one tensor to its owners takes so many times as long as judging it did: 7
+# in a list, 11 in an object each, 18 in an object with a dict each. Following gets at most this share of the time; of
+# what it leaves, reading graphs gets the other share, for working with what was read takes as long again.
+_WHOLE, _EACH = 1.6, 18.0
+_FOLLOWING, _READING = 0.75, 0.4
 _FEW = 8  # of so many tensors of one owner each is asked for what it leads to, and that
 _WEIGHED = 100_000  # nodes in one look, which takes less than 0.1 s
 _base: Any = torch._C.TensorBase
@@ -82,13 +82,13 @@ def collector_paused() -> Iterator[None]:
 
 
 def _survey(tensor: Tensor | None, made: dict[int, int], seconds: float) -> Survey:
-    wanted = _wanted(tensor, made)
     began = time.perf_counter()
-    found = anchors.find(wanted)
-    if tensor is None and not made:
-        found.thin(_affordable(found, seconds))
-    taken = time.perf_counter() - began
-    graphs = Graphs(found.nodes, found.maybe, began + taken + (seconds - taken * _HEAP) * _READING)
+    found = anchors.find(_wanted(tensor, made))
+    now, each = time.perf_counter(), found.judged * _EACH
+    left = seconds - (now - began) - found.walked * _WHOLE
+    if tensor is None and not made and each and left < math.inf:
+        found.thin(max(LEAST, int(left * _FOLLOWING / each)))
+    graphs = Graphs(found.nodes, found.maybe, now + (left - len(found.things) * each) * _READING)
     graphs.unread += found.left_out  # they may lead to what nothing else does
     found.things += graphs.more
     found.nodes += graphs.more
@@ -101,14 +101,6 @@ def _survey(tensor: Tensor | None, made: dict[int, int], seconds: float) -> Surv
         return _Look(found, graphs, heap, made, pytests.names).survey(tensor)
     finally:
         objects.clear()
-
-
-def _affordable(found: Anchors, seconds: float) -> int:
-    """Return how many tensors and nodes can be expected to be followed to their owners in time."""
-    if seconds == math.inf or not found.judged:
-        return len(found.things)
-    each = found.judged / max(1, len(found.things)) * _EACH
-    return max(LEAST, int((seconds - found.walked * _WALK) / each))
 
 
 def _wanted(tensor: Tensor | None, made: dict[int, int]) -> Callable[[list[Tensor]], Iterable[Tensor]] | None:
