@@ -56,8 +56,8 @@ def is_fresh(out: Tensor, outputs: int, args: tuple[Any, ...]) -> bool:
     """Whether an output has a storage of its own; ``outputs`` is what `outputs_of` says of its operator."""
     if outputs == LIFTED:  # torch.from_numpy and its like wrap memory that is not torch's to resize
         return out.layout is torch.strided and out.untyped_storage().resizable()
-    if outputs == PLACED:  # what is not resizable is memory of a file or of another process
-        return out.untyped_storage().resizable() and _is_alone(out)
+    if outputs == PLACED:
+        return _is_alone(out)
     return outputs == FRESH or (outputs == DOUBTFUL and not _is_alias(out, args))
 
 

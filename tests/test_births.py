@@ -192,6 +192,16 @@ def by_a_loader():
     return step
 
 
+def by_a_worker():
+    kept, data = [], [torch.ones(16)] * 32
+
+    def step():
+        for batch in DataLoader(data, batch_size=32, num_workers=1):  # born
+            kept.append(batch)
+
+    return step
+
+
 def by_python_itself():
     kept, model = [], torch.nn.Linear(32, 16)
 
@@ -228,7 +238,16 @@ def beside_something_large():
 
 
 MAKERS = {
-    "kept": [in_a_list, in_a_dict, a_gradient, by_torch_itself, by_a_loader, by_python_itself, in_a_thread],
+    "kept": [
+        in_a_list,
+        in_a_dict,
+        a_gradient,
+        by_torch_itself,
+        by_a_loader,
+        by_a_worker,
+        by_python_itself,
+        in_a_thread,
+    ],
     "trainer.outputs": [in_an_attribute],
     "in_a_class_attribute.<locals>.Shared.seen": [in_a_class_attribute],
     "fifo": [in_a_deque],
@@ -239,6 +258,7 @@ MAKERS = {
 
 
 @NEEDS_PACKED
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 @pytest.mark.parametrize(
     ("name", "maker"), [pytest.param(name, each, id=each.__name__) for name, some in MAKERS.items() for each in some]
 )

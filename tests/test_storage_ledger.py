@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 import memlab
 from memlab import kernel, storage_ledger
@@ -149,6 +150,25 @@ def test_what_python_makes_a_storage_for_is_counted_and_what_was_there_is_not(by
         del made[:2]
         assert sum(seen.sizes) == 400 + 8  # the last one shares it
     assert len(shared) == 2
+
+
+@pytest.mark.parametrize("by_kernel", [True, False])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+def test_what_a_file_or_another_process_hands_over_is_counted(by_kernel, monkeypatch, tmp_path):
+    monkeypatch.setattr(kernel, "is_available", lambda: by_kernel)
+    weights, data = torch.ones(100), [torch.ones(16)] * 4
+    torch.save({"whole": weights, "part": weights[:50], "other": torch.ones(30)}, tmp_path / "weights.pt")
+    for options in ({}, {"mmap": True}):
+        with Storages() as seen:
+            loaded = torch.load(tmp_path / "weights.pt", **options)
+            assert [each for each in seen.sizes if each] == [400, 120]
+            del loaded
+            assert not sum(seen.sizes)
+    with Storages() as seen:
+        batches = list(DataLoader(data, batch_size=2, num_workers=1))
+        assert [each for each in seen.sizes if each == 2 * 16 * 4] == [128, 128]
+        del batches
+    assert 128 not in seen.sizes
 
 
 @pytest.mark.usefixtures("small_heap")
