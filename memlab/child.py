@@ -53,8 +53,14 @@ def serve(connection: Connection, printed: Connection, job: Job, threads: int) -
 
 
 def _settle(output: int) -> None:
-    """Print to the file descriptor ``output``, leave Ctrl-C to the parent, and end when the parent does."""
+    """Print to the file descriptor ``output``, leave Ctrl-C to the parent, and end when the parent does.
+
+    The process leads a group of its own, with what it starts, such as a DataLoader's workers: they end together.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    multiprocessing.set_start_method(None, force=True)  # a script's processes start as they do without memlab
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     os.dup2(output, 2)
     os.dup2(output, 1)  # what an experiment prints must not mix with a report on stdout
     sys.stdout = sys.stderr
@@ -65,6 +71,8 @@ def _leave_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        if hasattr(os, "killpg"):
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
 

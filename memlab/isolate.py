@@ -182,7 +182,7 @@ def _start(target: Callable[..., None], *arguments: object) -> tuple[Any, Connec
     """Start ``target(connection, *arguments)`` in a fresh process; return the process and our end of the connection."""
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    process = context.Process(target=target, args=(theirs, *arguments))  # a daemon may not start a DataLoader's workers
     process.start()
     theirs.close()
     return process, ours
@@ -192,6 +192,8 @@ def _end(process: Any, connection: Connection, grace: float) -> None:
     connection.close()
     if process.is_alive():
         process.join(grace)
+    with contextlib.suppress(AttributeError, OSError):  # Windows has no groups; or nobody is left in it
+        os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
     if process.is_alive():
         process.kill()
     process.join()

@@ -1,5 +1,6 @@
 """Every arm in a process of its own: whatever happens in one, the others are measured and nothing is left behind."""
 
+import multiprocessing
 import os
 import time
 
@@ -164,6 +165,23 @@ def test_ask():
         isolate.ask(die)
     with pytest.raises(isolate.Lost, match=r"no answer within 0.2 s"):
         isolate.ask(time.sleep, 30, timeout=0.2)
+
+
+def start_another(path):
+    other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    other.start()
+    path.write_text(str(other.pid))
+    time.sleep(60)
+
+
+def test_what_a_process_has_started_ends_with_it(tmp_path):
+    path = tmp_path / "pid"
+    with pytest.raises(isolate.Lost, match=r"no answer within 3 s"):
+        isolate.ask(start_another, path, timeout=3)
+    began = time.monotonic()
+    while psutil.pid_exists(int(path.read_text())) and time.monotonic() - began < 10:
+        time.sleep(0.05)  # until whoever inherits it has noticed
+    assert time.monotonic() - began < 10
 
 
 def test_no_jobs_no_findings():
