@@ -153,4 +153,42 @@ def _typed() -> dict[str, Callable[[], Any]]:
     return found
 
 
-CALLS: dict[str, Callable[[], Any]] = {**_sorts(), **_places(), **_layers(), **_typed()}
+def _beside_layers() -> dict[str, Callable[[], Any]]:
+    """What training scripts do beside layers: shuffle, give initial values, pad and pack, check."""
+    found: dict[str, Callable[[], Any]] = {}
+    generator = torch.Generator("cuda")
+    for count in (10, 5000, 100_000, 1_000_000):
+        found[f"randperm {count} of a generator"] = lambda count=count: torch.randperm(count, generator=generator)
+        for dtype in (torch.float32, HALF, torch.int64, torch.bool):
+            found[f"random {count} {dtype}"] = lambda count=count, dtype=dtype: (
+                torch.zeros(count, dtype=dtype).random_(),
+                torch.zeros(count, dtype=dtype).random_(2),
+                torch.zeros(count, dtype=dtype).random_(0, 2),
+            )
+        for dtype in (torch.float32, HALF):
+            found[f"checked {count} {dtype}"] = lambda count=count, dtype=dtype: (
+                torch.zeros(count, dtype=torch.bool).all(),
+                aten._is_all_true(torch.zeros(count, dtype=torch.bool)),
+                aten._is_any_true(torch.zeros(count, dtype=torch.bool)),
+                torch.zeros(count, dtype=dtype).fill_(torch.ones(())),
+                torch.zeros(count, dtype=dtype).isnan().any(),
+            )
+    for rows, columns in ((8, 8), (64, 300), (1000, 700)):
+        for dtype in (torch.float32, HALF):
+            found[f"eye {rows} {columns} {dtype}"] = lambda rows=rows, columns=columns, dtype=dtype: (
+                torch.eye(rows, columns, dtype=dtype),
+                torch.eye(rows, dtype=dtype),
+                torch.eye(rows, columns, out=torch.empty(rows, columns, dtype=dtype)),
+                torch.empty(0, dtype=dtype).set_(torch.eye(rows, dtype=dtype)),
+            )
+            found[f"weight norm {rows} {columns} {dtype}"] = lambda rows=rows, columns=columns, dtype=dtype: (
+                torch._weight_norm(leaf(rows, columns, dtype=dtype), leaf(rows, 1, dtype=dtype))
+            )
+    for lengths in ((6, 4, 2), (300, 200, 100, 100, 7)):
+        found[f"packed {lengths}"] = lambda lengths=lengths: nn.utils.rnn.pad_packed_sequence(
+            nn.utils.rnn.pack_padded_sequence(leaf(len(lengths), lengths[0], 64), list(lengths), batch_first=True)
+        )[0]
+    return found
+
+
+CALLS: dict[str, Callable[[], Any]] = {**_sorts(), **_places(), **_layers(), **_typed(), **_beside_layers()}

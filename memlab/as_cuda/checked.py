@@ -44,44 +44,46 @@ aten._foreach_sqrt_.default aten._foreach_sub.List aten._foreach_sub.Scalar aten
 aten._foreach_sub_.List aten._foreach_sub_.Scalar aten._foreach_sub_.ScalarList aten._foreach_tan.default
 aten._foreach_tan_.default aten._foreach_tanh.default aten._foreach_tanh_.default aten._foreach_trunc.default
 aten._foreach_trunc_.default aten._foreach_zero_.default aten._fused_adamw_.default aten._fused_rms_norm.default
-aten._fused_rms_norm_backward.default aten._linalg_svd.default aten._local_scalar_dense.default
-aten._log_softmax.default aten._log_softmax_backward_data.default aten._native_batch_norm_legit.default
-aten._native_batch_norm_legit.no_stats aten._pdist_forward.default aten._prelu_kernel.default
-aten._prelu_kernel_backward.default aten._safe_softmax.default aten._scaled_dot_product_cudnn_attention.default
-aten._scaled_dot_product_cudnn_attention_backward.default aten._scaled_dot_product_efficient_attention.default
-aten._scaled_dot_product_efficient_attention_backward.default aten._scaled_dot_product_flash_attention.default
-aten._scaled_dot_product_flash_attention_backward.default aten._softmax.default aten._softmax_backward_data.default
-aten._thnn_fused_gru_cell.default aten._thnn_fused_gru_cell_backward.default aten._thnn_fused_lstm_cell.default
+aten._fused_rms_norm_backward.default aten._is_all_true.default aten._is_any_true.default aten._linalg_svd.default
+aten._local_scalar_dense.default aten._log_softmax.default aten._log_softmax_backward_data.default
+aten._native_batch_norm_legit.default aten._native_batch_norm_legit.no_stats aten._pdist_forward.default
+aten._prelu_kernel.default aten._prelu_kernel_backward.default aten._safe_softmax.default
+aten._scaled_dot_product_cudnn_attention.default aten._scaled_dot_product_cudnn_attention_backward.default
+aten._scaled_dot_product_efficient_attention.default aten._scaled_dot_product_efficient_attention_backward.default
+aten._scaled_dot_product_flash_attention.default aten._scaled_dot_product_flash_attention_backward.default
+aten._softmax.default aten._softmax_backward_data.default aten._thnn_fused_gru_cell.default
+aten._thnn_fused_gru_cell_backward.default aten._thnn_fused_lstm_cell.default
 aten._thnn_fused_lstm_cell_backward_impl.default aten._to_copy.default aten._upsample_bilinear2d_aa.default
 aten._upsample_bilinear2d_aa_backward.default aten._upsample_nearest_exact1d.default
 aten._upsample_nearest_exact1d_backward.default aten._upsample_nearest_exact2d.default
 aten._upsample_nearest_exact2d_backward.default aten._use_cudnn_ctc_loss.Tensor aten._use_cudnn_ctc_loss.default
-aten._use_miopen_ctc_loss.Tensor aten._use_miopen_ctc_loss.default aten.abs.default aten.abs_.default
-aten.acos.default aten.acos_.default aten.acosh.default aten.acosh_.default aten.adaptive_max_pool2d.default
-aten.adaptive_max_pool2d_backward.default aten.adaptive_max_pool3d.default aten.adaptive_max_pool3d_backward.default
-aten.add.Scalar aten.add.Tensor aten.add_.Scalar aten.add_.Tensor aten.addbmm.default aten.addcdiv.default
-aten.addcdiv_.default aten.addcmul.default aten.addcmul_.default aten.addmm.default aten.addmm.out
-aten.addmm_.default aten.addmv.default aten.addmv_.default aten.addr.default aten.addr_.default
-aten.alias_copy.default aten.all.default aten.all.dim aten.all.dims aten.amax.default aten.amax.out
-aten.amin.default aten.aminmax.default aten.angle.default aten.any.default aten.any.dim aten.any.dims
-aten.arange.default aten.arange.start aten.arange.start_step aten.argmax.default aten.argmin.default
-aten.as_strided_.default aten.as_strided_copy.default aten.as_strided_scatter.default aten.asin.default
-aten.asin_.default aten.asinh.default aten.asinh_.default aten.atan.default aten.atan2.default aten.atan2_.default
-aten.atan_.default aten.atanh.default aten.atanh_.default aten.avg_pool2d.default aten.avg_pool2d_backward.default
-aten.avg_pool3d.default aten.avg_pool3d_backward.default aten.baddbmm.default aten.baddbmm_.default
-aten.bernoulli_.float aten.binary_cross_entropy_backward.default aten.bitwise_and.Tensor aten.bitwise_and_.Tensor
-aten.bitwise_left_shift.Tensor aten.bitwise_left_shift_.Tensor aten.bitwise_not.default aten.bitwise_not_.default
-aten.bitwise_or.Tensor aten.bitwise_or_.Tensor aten.bitwise_right_shift.Tensor aten.bitwise_right_shift_.Tensor
-aten.bitwise_xor.Tensor aten.bitwise_xor_.Tensor aten.block_diag.default aten.bmm.default aten.bucketize.Tensor
-aten.cat.default aten.cauchy_.default aten.ceil.default aten.ceil_.default aten.celu.default aten.celu_.default
-aten.channel_shuffle.default aten.cholesky.default aten.clamp.Tensor aten.clamp.default aten.clamp_.Tensor
-aten.clamp_.default aten.clamp_max.Tensor aten.clamp_max_.Tensor aten.clamp_min.Tensor aten.clamp_min.default
-aten.clamp_min_.Tensor aten.clamp_min_.default aten.clone.default aten.col2im.default aten.complex.default
-aten.conj_physical_.default aten.constant_pad_nd.default aten.copy_.default aten.copysign.Scalar
-aten.copysign.Tensor aten.copysign_.Scalar aten.copysign_.Tensor aten.cos.default aten.cos_.default
-aten.cosh.default aten.cosh_.default aten.count_nonzero.default aten.count_nonzero.dim_IntList
-aten.cudnn_batch_norm.default aten.cudnn_batch_norm_backward.default aten.cummax.default aten.cummin.default
-aten.cumprod.default aten.cumsum.default aten.deg2rad.default aten.deg2rad_.default aten.diag_embed.default
+aten._use_miopen_ctc_loss.Tensor aten._use_miopen_ctc_loss.default aten._weight_norm_interface.default
+aten._weight_norm_interface_backward.default aten.abs.default aten.abs_.default aten.acos.default aten.acos_.default
+aten.acosh.default aten.acosh_.default aten.adaptive_max_pool2d.default aten.adaptive_max_pool2d_backward.default
+aten.adaptive_max_pool3d.default aten.adaptive_max_pool3d_backward.default aten.add.Scalar aten.add.Tensor
+aten.add_.Scalar aten.add_.Tensor aten.addbmm.default aten.addcdiv.default aten.addcdiv_.default
+aten.addcmul.default aten.addcmul_.default aten.addmm.default aten.addmm.out aten.addmm_.default aten.addmv.default
+aten.addmv_.default aten.addr.default aten.addr_.default aten.alias_copy.default aten.all.default aten.all.dim
+aten.all.dims aten.amax.default aten.amax.out aten.amin.default aten.aminmax.default aten.angle.default
+aten.any.default aten.any.dim aten.any.dims aten.arange.default aten.arange.start aten.arange.start_step
+aten.argmax.default aten.argmin.default aten.as_strided_.default aten.as_strided_copy.default
+aten.as_strided_scatter.default aten.asin.default aten.asin_.default aten.asinh.default aten.asinh_.default
+aten.atan.default aten.atan2.default aten.atan2_.default aten.atan_.default aten.atanh.default aten.atanh_.default
+aten.avg_pool2d.default aten.avg_pool2d_backward.default aten.avg_pool3d.default aten.avg_pool3d_backward.default
+aten.baddbmm.default aten.baddbmm_.default aten.bernoulli_.float aten.binary_cross_entropy_backward.default
+aten.bitwise_and.Tensor aten.bitwise_and_.Tensor aten.bitwise_left_shift.Tensor aten.bitwise_left_shift_.Tensor
+aten.bitwise_not.default aten.bitwise_not_.default aten.bitwise_or.Tensor aten.bitwise_or_.Tensor
+aten.bitwise_right_shift.Tensor aten.bitwise_right_shift_.Tensor aten.bitwise_xor.Tensor aten.bitwise_xor_.Tensor
+aten.block_diag.default aten.bmm.default aten.bucketize.Tensor aten.cat.default aten.cauchy_.default
+aten.ceil.default aten.ceil_.default aten.celu.default aten.celu_.default aten.channel_shuffle.default
+aten.cholesky.default aten.clamp.Tensor aten.clamp.default aten.clamp_.Tensor aten.clamp_.default
+aten.clamp_max.Tensor aten.clamp_max_.Tensor aten.clamp_min.Tensor aten.clamp_min.default aten.clamp_min_.Tensor
+aten.clamp_min_.default aten.clone.default aten.col2im.default aten.complex.default aten.conj_physical_.default
+aten.constant_pad_nd.default aten.copy_.default aten.copysign.Scalar aten.copysign.Tensor aten.copysign_.Scalar
+aten.copysign_.Tensor aten.cos.default aten.cos_.default aten.cosh.default aten.cosh_.default
+aten.count_nonzero.default aten.count_nonzero.dim_IntList aten.cudnn_batch_norm.default
+aten.cudnn_batch_norm_backward.default aten.cummax.default aten.cummin.default aten.cumprod.default
+aten.cumsum.default aten.deg2rad.default aten.deg2rad_.default aten.diag_embed.default
 aten.diagonal_backward.default aten.diagonal_copy.default aten.diagonal_scatter.default aten.digamma.default
 aten.digamma_.default aten.div.Scalar aten.div.Tensor aten.div.Tensor_mode aten.div.out aten.div_.Scalar
 aten.div_.Tensor aten.div_.Tensor_mode aten.dot.default aten.elu.default aten.elu_.default aten.elu_backward.default
@@ -89,13 +91,13 @@ aten.embedding.default aten.embedding_dense_backward.default aten.empty.memory_f
 aten.empty_permuted.default aten.empty_strided.default aten.eq.Scalar aten.eq.Tensor aten.eq_.Tensor
 aten.erf.default aten.erf_.default aten.erfc.default aten.erfc_.default aten.exp.default aten.exp2.default
 aten.exp2_.default aten.exp_.default aten.expand_copy.default aten.expm1.default aten.expm1_.default
-aten.exponential_.default aten.eye.default aten.eye.m aten.fill.Scalar aten.fill_.Scalar aten.flip.default
-aten.floor.default aten.floor_.default aten.floor_divide.default aten.floor_divide_.Tensor aten.fmax.default
-aten.fmin.default aten.fmod.Tensor aten.fmod_.Tensor aten.frac.default aten.frac_.default
-aten.fractional_max_pool2d.default aten.fractional_max_pool2d_backward.default aten.fractional_max_pool3d.default
-aten.fractional_max_pool3d_backward.default aten.frexp.Tensor aten.full.default aten.full_like.default
-aten.gather.default aten.gcd.default aten.ge.Scalar aten.ge.Tensor aten.ge_.Tensor aten.gelu.default
-aten.gelu_backward.default aten.geometric_.default aten.glu.default aten.glu_backward.default
+aten.exponential_.default aten.eye.default aten.eye.m aten.eye.m_out aten.fill.Scalar aten.fill_.Scalar
+aten.fill_.Tensor aten.flip.default aten.floor.default aten.floor_.default aten.floor_divide.default
+aten.floor_divide_.Tensor aten.fmax.default aten.fmin.default aten.fmod.Tensor aten.fmod_.Tensor aten.frac.default
+aten.frac_.default aten.fractional_max_pool2d.default aten.fractional_max_pool2d_backward.default
+aten.fractional_max_pool3d.default aten.fractional_max_pool3d_backward.default aten.frexp.Tensor aten.full.default
+aten.full_like.default aten.gather.default aten.gcd.default aten.ge.Scalar aten.ge.Tensor aten.ge_.Tensor
+aten.gelu.default aten.gelu_backward.default aten.geometric_.default aten.glu.default aten.glu_backward.default
 aten.grid_sampler_2d.default aten.grid_sampler_2d_backward.default aten.grid_sampler_3d.default
 aten.grid_sampler_3d_backward.default aten.gt.Scalar aten.gt.Tensor aten.gt_.Tensor aten.hardshrink.default
 aten.hardshrink_backward.default aten.hardsigmoid.default aten.hardsigmoid_.default
@@ -138,7 +140,8 @@ aten.pixel_unshuffle.default aten.polar.default aten.polygamma.default aten.pow.
 aten.pow_.Scalar aten.pow_.Tensor aten.prod.default aten.prod.dim_int aten.put.default aten.put_.default
 aten.rad2deg.default aten.rad2deg_.default aten.rand.default aten.randint.default aten.randint.low
 aten.randint_like.default aten.randint_like.low_dtype aten.randn.default aten.randn_like.default
-aten.randperm.default aten.reciprocal.default aten.reciprocal_.default aten.reflection_pad1d.default
+aten.random_.default aten.random_.from aten.random_.to aten.randperm.default aten.randperm.generator
+aten.reciprocal.default aten.reciprocal_.default aten.reflection_pad1d.default
 aten.reflection_pad1d_backward.default aten.reflection_pad2d.default aten.reflection_pad2d_backward.default
 aten.reflection_pad3d.default aten.reflection_pad3d_backward.default aten.relu.default aten.relu_.default
 aten.remainder.Scalar aten.remainder.Tensor aten.remainder_.Tensor aten.repeat.default
@@ -150,14 +153,14 @@ aten.rrelu_with_noise_backward.default aten.rsqrt.default aten.rsqrt_.default at
 aten.scalar_tensor.default aten.scatter.reduce aten.scatter.src aten.scatter.value aten.scatter.value_reduce
 aten.scatter_.reduce aten.scatter_.src aten.scatter_.value aten.scatter_.value_reduce aten.scatter_add.default
 aten.scatter_add_.default aten.searchsorted.Tensor aten.select_backward.default aten.select_scatter.default
-aten.sgn.default aten.sgn_.default aten.sigmoid.default aten.sigmoid_.default aten.sigmoid_backward.default
-aten.sign.default aten.sign_.default aten.signbit.default aten.silu.default aten.silu_.default
-aten.silu_backward.default aten.sin.default aten.sin_.default aten.sinc.default aten.sinc_.default aten.sinh.default
-aten.sinh_.default aten.slice_backward.default aten.slice_scatter.default aten.smooth_l1_loss.default
-aten.smooth_l1_loss_backward.default aten.softplus.default aten.softplus_backward.default aten.softshrink.default
-aten.softshrink_backward.default aten.sort.default aten.sort.stable aten.special_airy_ai.default
-aten.special_bessel_j0.default aten.special_bessel_j1.default aten.special_bessel_y0.default
-aten.special_bessel_y1.default aten.special_chebyshev_polynomial_t.default
+aten.set_.source_Tensor aten.sgn.default aten.sgn_.default aten.sigmoid.default aten.sigmoid_.default
+aten.sigmoid_backward.default aten.sign.default aten.sign_.default aten.signbit.default aten.silu.default
+aten.silu_.default aten.silu_backward.default aten.sin.default aten.sin_.default aten.sinc.default
+aten.sinc_.default aten.sinh.default aten.sinh_.default aten.slice_backward.default aten.slice_scatter.default
+aten.smooth_l1_loss.default aten.smooth_l1_loss_backward.default aten.softplus.default
+aten.softplus_backward.default aten.softshrink.default aten.softshrink_backward.default aten.sort.default
+aten.sort.stable aten.special_airy_ai.default aten.special_bessel_j0.default aten.special_bessel_j1.default
+aten.special_bessel_y0.default aten.special_bessel_y1.default aten.special_chebyshev_polynomial_t.default
 aten.special_chebyshev_polynomial_u.default aten.special_chebyshev_polynomial_v.default
 aten.special_chebyshev_polynomial_w.default aten.special_erfcx.default aten.special_hermite_polynomial_h.default
 aten.special_hermite_polynomial_he.default aten.special_laguerre_polynomial_l.default
@@ -206,6 +209,7 @@ BOUNDS: dict[str, tuple[float, int]] = {
     "aten._linalg_check_errors.default": (0.0, 1026),
     "aten._linalg_det.default": (0.0, 1552),
     "aten._linalg_slogdet.default": (0.0, 2064),
+    "aten._pack_padded_sequence.default": (0.34, 1536),
     "aten._pdist_backward.default": (13.11, 512),
     "aten._segment_reduce_backward.default": (19.4, 1536),
     "aten._to_sparse.default": (10.27, 2563),

@@ -283,6 +283,7 @@ KERNELS: dict[Any, Kernel] = {
     aten.embedding_dense_backward.default: _embedding_backward,
     aten.multinomial.default: _multinomial,
     aten.randperm.default: _randperm,
+    aten.randperm.generator: _randperm,
 }
 EARLY: dict[Any, Kernel] = {
     aten.nonzero.default: _nonzero_early,

@@ -285,6 +285,8 @@ KERNELS: dict[Any, Kernel] = {
     aten.all.default: _flags,
     aten.all.dim: _flags,
     aten.all.dims: _flags,
+    aten._is_all_true.default: _flags,
+    aten._is_any_true.default: _flags,
     aten.argmax.default: _reduction(_place, 1),
     aten.argmin.default: _reduction(_place, 1),
     aten.count_nonzero.default: _count,
