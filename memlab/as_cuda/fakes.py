@@ -14,6 +14,8 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.nn.modules.module import Module
 
+from memlab.as_cuda.loading import loads_fakes
+
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
 """What an operator raises whose result depends on values, which a fake tensor does not have."""
 _apply = Module._apply
@@ -59,7 +61,7 @@ def fake_tensors() -> Iterator[FakeTensorMode]:
     Module._apply = _apply_to_fakes  # type: ignore[method-assign]
     FakeTensor.__deepcopy__ = _copy  # type: ignore[assignment]
     try:
-        with _Mode() as mode:
+        with loads_fakes(), _Mode() as mode:
             yield mode
     finally:
         Module._apply = _apply  # type: ignore[method-assign]
