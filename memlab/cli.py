@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.excepthook = lambda kind, error, traceback: None
         raise KeyboardInterrupt from None  # the process dies of the signal, as a shell's loop needs to know
     except KeyboardInterrupt:
+        if argv is None:  # what Python does at its end would tell a second Ctrl-C with a traceback
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _say("interrupted; nothing was reported", INTERRUPTED)
     except Wrong as error:
         return _say(str(error), WRONG_USE)
