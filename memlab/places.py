@@ -3,6 +3,7 @@
 IPython compiles a cell under a name that tells nobody anything, ``/tmp/ipykernel_12345/3077459261.py`` or
 ``<ipython-input-3-5e2a...>``. From 8.7 on, its tracebacks say ``Cell In[3], line 4``, and so does all of memlab: every
 place is formed here, and read here again. Snapshots keep the name of the file, which is what torch writes into them.
+What is installed is named from its package on, ``transformers/activations.py``, alike on every machine.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ import linecache
 import re
 import sys
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 _CELL = r"(?P<cell>Cell In\[\d+\]), line (?P<at>\d+)"
 _PLACE = re.compile(rf"(?P<file>.+):(?P<line>\d+)|{_CELL}")
 _AT_END = re.compile(rf"(?:^|, |at |\s)(?:(?P<file>[^,\s][^,]*?\.\w+):(?P<line>\d+)|{_CELL})$")
 _LINE = re.compile(r":\d+|(?<=\]), line \d+")
+_INSTALLED = "site-packages", "dist-packages"
 _PLAIN = re.compile(r"<ipython-input-(\d+)-\w+>")
 
 _cells: dict[str, str] = {}  # the file of each cell that was told
 
 
 def place(file: str, line: int) -> str:
-    """Return ``file:line``, the file relative to the working directory where it lies below, or cell and line."""
+    """Return ``file:line``, the file as `short` names it, or cell and line."""
     number = _number(file)
     if number is None:
         return f"{short(file)}:{line}"
@@ -34,14 +36,21 @@ def place(file: str, line: int) -> str:
 
 
 def short(file: str) -> str:
-    """Return a file relative to the working directory where it lies below."""
+    """Return a file from its package on where it is installed, or relative to the working directory."""
     return _relative(file, Path.cwd())
+
+
+def installed(file: str) -> str | None:
+    """Return where an installed file lies among the packages; None for any other file."""
+    parts = PurePath(file).parts
+    inside = [index for index, part in enumerate(parts) if part in _INSTALLED]
+    return str(PurePath(*parts[inside[-1] + 1 :])) if inside else None
 
 
 @lru_cache(1024)
 def _relative(file: str, folder: Path) -> str:
-    path = Path(file)
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else file
+    path, package = Path(file), installed(file)
+    return package or (str(path.relative_to(folder)) if path.is_relative_to(folder) else file)
 
 
 def parted(place: str) -> tuple[str, int]:
@@ -71,7 +80,10 @@ def without_lines(text: str) -> str:
 def file_of(name: str) -> str:
     """Return the name under which Python finds the source of what a place names."""
     name = _cells.get(name, name)
-    return name if name.startswith("<") else str(Path(name).absolute())
+    if name.startswith("<"):
+        return name
+    folders = [Path.cwd(), *(Path(each) for each in sys.path if PurePath(each).name in _INSTALLED)]
+    return str(next((each / name for each in folders if (each / name).exists()), folders[0] / name))
 
 
 def source(place: str) -> str:

@@ -95,8 +95,8 @@ def test_the_statement_that_stores_is_found_in_a_cell(shell, names):
     names["look"] = lambda: holders.find(0)
     held = names["train"](names["model"], [], 3)
     record = next(each for each in held if each.where == "local of train(), Cell In[3], line 5")
-    assert record.place == ("kept at", "Cell In[3], line 4")
-    assert record.source == "losses.append(model(torch.ones(rows, 8)).mean())"
+    assert record.place == "kept at Cell In[3], line 4"
+    assert record.kept_source == "losses.append(model(torch.ones(rows, 8)).mean())"
 
 
 @NEEDS_PACKED
@@ -172,3 +172,48 @@ def test_bills_of_cells_and_of_unknown_places_are_told_apart(own_folder):
     assert bill.changes(before, moved) == []
     (change,) = bill.changes(before, [*before[:2], entry("unknown", 5)])
     assert (change.sign, change.entry.where, change.bytes) == (">", "unknown", 1)
+
+
+@pytest.fixture
+def library(own_folder, monkeypatch):
+    """A package that is installed below the working directory, as in a virtual environment, and makes tensors."""
+    folder = own_folder / ".venv" / "lib" / "site-packages"
+    (folder / "theirs").mkdir(parents=True)
+    (folder / "theirs" / "__init__.py").write_text("import torch\n\n\ndef loss(x):\n    return x.exp().sum()\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
+    yield folder / "theirs" / "__init__.py"
+    sys.modules.pop("theirs", None)
+
+
+def test_what_is_installed_is_named_from_its_package_on_and_found_again(library):
+    place = places.place(str(library), 5)
+    assert place == "theirs/__init__.py:5"
+    assert (places.file_of("theirs/__init__.py"), places.source(place)) == (str(library), "return x.exp().sum()")
+    assert bill.stable(place, library.parents[4]) == bill.stable(f"{library}:5", library.parents[4]) == place
+    assert places.file_of("train.py") == str(library.parents[4] / "train.py")
+    assert places.installed(str(library.parents[4] / "train.py")) is None
+
+
+LOOP = """\
+import theirs, torch
+class Trainer:
+    losses = []
+    def step(self):
+        self.losses.append(theirs.loss(weight))
+weight, trainer = torch.nn.Linear(4, 4).weight, Trainer()
+optimizer = torch.optim.SGD([weight], 0.1)
+for _ in range(12):
+    trainer.step()
+    optimizer.step()
+"""
+
+
+@NEEDS_PACKED
+@pytest.mark.usefixtures("small_heap", "library")
+def test_of_what_a_library_made_the_users_own_line_is_told_too(trace):
+    (owner,) = trace(LOOP)[-1].owners[:1]
+    assert owner.places == [
+        ("born at", "theirs/__init__.py:5", "return x.exp().sum()"),
+        ("kept at", "train.py:5", "self.losses.append(theirs.loss(weight))"),
+    ]
+    assert owner.place == "kept at train.py:5"

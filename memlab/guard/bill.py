@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import zip_longest
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memlab import places
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from memlab.lines import Line
 
 _ROLES = {"activation": "input", "own output": "output", "input": "given input"}  # what an operator saves a tensor as
-_INSTALLED = ("site-packages", "dist-packages")
 
 
 @dataclass(frozen=True, order=True)
@@ -61,12 +60,11 @@ def stable(where: str, root: Path) -> str:
     file, colon, number = where.rpartition(":")
     if not colon:
         return where
-    path = Path(file) if Path(file).is_absolute() else Path.cwd() / file
-    if path.is_relative_to(root):
-        return f"{PurePosixPath(*path.relative_to(root).parts)}:{number}"
-    parts = path.parts
-    inside = [index for index, part in enumerate(parts) if part in _INSTALLED]
-    return f"{PurePosixPath(*parts[inside[-1] + 1 :]) if inside else path.name}:{number}"
+    path = Path(places.file_of(file))
+    name = places.installed(str(path))
+    if name is None:
+        name = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+    return f"{Path(name).as_posix()}:{number}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memlab import origins
+from memlab import origins, places
 from memlab.ownership import anchors, fixtures, look
 from memlab.ownership.alive import Garbage
 from memlab.ownership.anchors import Anchors
@@ -41,7 +41,7 @@ _FEW = 8  # of so many tensors of one owner each is asked for what it leads to, 
 _WEIGHED = 100_000  # nodes in one look, which takes less than 0.1 s
 _base: Any = torch._C.TensorBase
 _dimensions = _base.ndim.__get__
-_LIBRARIES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
+_PYTHON = sysconfig.get_path("stdlib")
 
 
 @dataclass(frozen=True)
@@ -298,5 +298,7 @@ def made_by(thing: Any) -> tuple[str, ...]:
 
 def _order(owner: Owner) -> tuple[Any, ...]:
     shell = owner.where == "global of __main__" and owner.name.startswith(("_", "Out"))
-    theirs = shell or any(place in owner.where for place in _LIBRARIES)  # a shell's or a library's, not the user's
+    at = places.at_end(owner.where)
+    in_library = at is not None and (at[0].startswith(_PYTHON) or places.installed(at[0]) is not None)
+    theirs = shell or in_library  # a shell's or a library's, not the user's
     return (-owner.exclusive_bytes, theirs, -owner.bytes, -owner.exclusive_nodes, -owner.nodes, owner.name)

@@ -54,9 +54,8 @@ def pins(each: Held) -> str:
 
 def _told(each: Held, width: int | None) -> Iterator[tuple[str, str]]:
     """Yield label and text; fix and code share a line where there is room."""
-    label, place = each.place
-    if place:
-        yield label, f"{clean(place)}  {clean(each.source)}"
+    for label, place, source in each.places:
+        yield label, f"{clean(place)}  {clean(source)}"
     if not each.pattern:
         yield "pattern", NO_PATTERN
         return

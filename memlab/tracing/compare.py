@@ -92,7 +92,7 @@ def compare(one: Side, other: Side) -> Comparison:
 
 
 def _piles(before: Iterable[Held], after: Iterable[Held]) -> list[Pile]:
-    places = {each.name: " ".join(each.place).strip() for each in (*before, *after)}
+    places = {each.name: each.place for each in (*before, *after)}
     piles = [Pile(name, places[name], *rates) for name, *rates in _differing(_rates(before), _rates(after))]
     return sorted(piles, key=lambda pile: (-abs(pile.bytes), pile.name))
 

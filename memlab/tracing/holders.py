@@ -153,11 +153,11 @@ def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: i
 
 
 def _with_statement(record: Held) -> Held:
-    """Say what stores into the name, where nobody saw what it holds being made."""
-    if record.born != UNKNOWN:
+    """Say what stores into the name, where nobody saw what it holds being made, or a library made it."""
+    if record.born != UNKNOWN and places.installed(places.file_of(places.parted(record.born)[0])) is None:
         return record
     kept = kept_at(record.name, record.where)
-    return dataclasses.replace(record, kept=kept, source=places.source(kept))
+    return dataclasses.replace(record, kept=kept, kept_source=places.source(kept))
 
 
 def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:

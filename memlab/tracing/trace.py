@@ -79,7 +79,8 @@ class Held:
         path, name, where, kind: the path of references, and the name at its beginning with its place.
         bytes, exclusive, tensors, nodes, holds: as in `memlab.Owner`.
         born: where the tensors at its end were made; ``source`` is the text of that line.
-        kept: where that is unknown, the only statement that stores into the name, if there is one (`kept_at`).
+        kept: where that is unknown or in a library, the only statement that stores into the name, if there is one
+            (`kept_at`); ``kept_source`` is its text.
         per_step: bytes that it grew by in each step; 0 when it did not grow or was seen once.
         pattern, fix, cure: the known pattern it is, in a word; what to do, in a sentence; the experiment's arm.
         step: steps that had ended when it was seen.
@@ -100,6 +101,7 @@ class Held:
     born: str = ""
     source: str = ""
     kept: str = ""
+    kept_source: str = ""
     per_step: int = 0
     pattern: str = ""
     fix: str = ""
@@ -110,11 +112,15 @@ class Held:
     pinned: int = 0
 
     @property
-    def place(self) -> tuple[str, str]:
-        """Return ``born at`` and where what it holds was made, else ``kept at`` and what stores it, else nothing."""
-        if self.born not in ("", "unknown"):
-            return "born at", self.born
-        return ("kept at", self.kept) if self.kept else ("", "")
+    def places(self) -> list[tuple[str, str, str]]:
+        """Return where what it holds was made and what stores it, as far as known: label, place, text of the line."""
+        born = [("born at", self.born, self.source)] if self.born not in ("", "unknown") else []
+        return [*born, *([("kept at", self.kept, self.kept_source)] if self.kept else [])]
+
+    @property
+    def place(self) -> str:
+        """Return the last of `places`, with its label; empty where there is none."""
+        return " ".join(self.places[-1][:2]) if self.places else ""
 
 
 @dataclass
