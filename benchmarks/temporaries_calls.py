@@ -173,6 +173,8 @@ def _beside_layers() -> dict[str, Callable[[], Any]]:
                 torch.zeros(count, dtype=dtype).fill_(torch.ones(())),
                 torch.zeros(count, dtype=dtype).isnan().any(),
             )
+        for dtype in (torch.float32, torch.float16):  # there is no such kernel for bfloat16
+            found[f"scaled {count} {dtype}"] = lambda count=count, dtype=dtype: _unscaled(count, dtype)
     for rows, columns in ((8, 8), (64, 300), (1000, 700)):
         for dtype in (torch.float32, HALF):
             found[f"eye {rows} {columns} {dtype}"] = lambda rows=rows, columns=columns, dtype=dtype: (
@@ -189,6 +191,14 @@ def _beside_layers() -> dict[str, Callable[[], Any]]:
             nn.utils.rnn.pack_padded_sequence(leaf(len(lengths), lengths[0], 64), list(lengths), batch_first=True)
         )[0]
     return found
+
+
+def _unscaled(count: int, dtype: torch.dtype) -> None:
+    """What torch.amp.GradScaler does to gradients, and to its scale."""
+    found, inverse, scale, tracker = (torch.zeros(1), torch.ones(1), torch.ones(1), torch.zeros(1, dtype=torch.int32))
+    several = [torch.zeros(count, dtype=dtype), torch.zeros(7, 9, dtype=dtype), torch.zeros(3, count, dtype=dtype)]
+    torch._amp_foreach_non_finite_check_and_unscale_(several, found, inverse)
+    torch._amp_update_scale_(scale, tracker, found, 2.0, 0.5, 2000)
 
 
 CALLS: dict[str, Callable[[], Any]] = {**_sorts(), **_places(), **_layers(), **_typed(), **_beside_layers()}

@@ -5,12 +5,12 @@ Written by benchmarks/temporaries.py; results/temporaries.md says how it was mea
 
 _EXACT = """
 aten._adaptive_avg_pool2d.default aten._adaptive_avg_pool2d_backward.default aten._adaptive_avg_pool3d.default
-aten._adaptive_avg_pool3d_backward.default aten._batch_norm_with_update.default
-aten._efficient_attention_forward.default aten._embedding_bag.default
-aten._embedding_bag_per_sample_weights_backward.default aten._foreach_abs.default aten._foreach_abs_.default
-aten._foreach_acos.default aten._foreach_acos_.default aten._foreach_add.List aten._foreach_add.Scalar
-aten._foreach_add.ScalarList aten._foreach_add.Tensor aten._foreach_add_.List aten._foreach_add_.Scalar
-aten._foreach_add_.ScalarList aten._foreach_add_.Tensor aten._foreach_addcdiv.Scalar
+aten._adaptive_avg_pool3d_backward.default aten._amp_foreach_non_finite_check_and_unscale_.default
+aten._amp_update_scale_.default aten._batch_norm_with_update.default aten._efficient_attention_forward.default
+aten._embedding_bag.default aten._embedding_bag_per_sample_weights_backward.default aten._foreach_abs.default
+aten._foreach_abs_.default aten._foreach_acos.default aten._foreach_acos_.default aten._foreach_add.List
+aten._foreach_add.Scalar aten._foreach_add.ScalarList aten._foreach_add.Tensor aten._foreach_add_.List
+aten._foreach_add_.Scalar aten._foreach_add_.ScalarList aten._foreach_add_.Tensor aten._foreach_addcdiv.Scalar
 aten._foreach_addcdiv.ScalarList aten._foreach_addcdiv_.Scalar aten._foreach_addcdiv_.ScalarList
 aten._foreach_addcmul.Scalar aten._foreach_addcmul.ScalarList aten._foreach_addcmul_.Scalar
 aten._foreach_addcmul_.ScalarList aten._foreach_asin.default aten._foreach_asin_.default aten._foreach_atan.default
