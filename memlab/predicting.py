@@ -14,7 +14,7 @@ import torch
 
 from memlab import cards, origins, threads, versions
 from memlab.as_cuda import CudaStorages, account, gpu_of
-from memlab.as_cuda.fakes import NEEDS_DATA, fake_tensors, why
+from memlab.as_cuda.fakes import NEEDS_DATA, FakeMode, fake_tensors, why
 from memlab.blocks import Inputs, savings
 from memlab.cards import Card
 from memlab.prediction import DIES, FITS, Prediction
@@ -142,6 +142,7 @@ class _Run:
             stack.enter_context(threads.ends_heard(lambda error: self._end(error, saved)))
             self._judge(code, storages, saved)
             self._read(storages, saved)
+            self.found.assumed = fakes.values.sentences() if isinstance(fakes, FakeMode) else []
         self.found.seconds = round(time.perf_counter() - began, 3)
         return self.found
 

@@ -31,6 +31,7 @@ class Prediction:
         total, context, other: what the driver reports, what the CUDA context takes, what other processes take.
         device: the compute capability and multiprocessors that kernels were chosen for.
         fake: it was run on fake tensors.
+        assumed: what was taken for granted of values that these do not have, in sentences.
         allocated, reserved: the peaks of torch.cuda.memory_stats(); where it dies, until then.
         bar: by how many bytes the allocated peak may be higher, for operators whose memory inside is modelled; 0 where
             all that could matter was exact. It holds where ``unknown`` is empty.
@@ -59,6 +60,7 @@ class Prediction:
     other: int = 0
     device: str = ""
     fake: bool = False
+    assumed: list[str] = field(default_factory=list)
     allocated: int = 0
     reserved: int = 0
     bar: int = 0

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.nn.modules.module import Module
 
 from memlab.as_cuda.loading import loads_fakes
+from memlab.as_cuda.values import Values
 
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
 """What an operator raises whose result depends on values, which a fake tensor does not have."""
@@ -28,12 +29,26 @@ class _Thread(threading.local):
         self.in_kernel = False
 
 
-class _Mode(FakeTensorMode):
-    """torch's, but each thread has its own stack and asks only whether it is in a kernel itself."""
+class FakeMode(FakeTensorMode):
+    """torch's, but each thread has its own stack and asks only whether it is in a kernel itself.
+
+    Attributes:
+        values: what was read of fake tensors, and taken for granted.
+    """
 
     def __init__(self) -> None:
         self._thread = _Thread()
+        self.values = Values()
         super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        except DataDependentOutputException:
+            value = self.values.of(func, args)
+            if value is None:
+                raise
+            return value
 
     @property
     def in_kernel_invocation(self) -> bool:
@@ -53,7 +68,7 @@ class _Mode(FakeTensorMode):
 
 
 @contextmanager
-def fake_tensors() -> Iterator[FakeTensorMode]:
+def fake_tensors() -> Iterator[FakeMode]:
     """Let every tensor that is made in the block be fake; modules of them can be moved and copied.
 
     Yields the mode, for other threads to enter.
@@ -61,7 +76,7 @@ def fake_tensors() -> Iterator[FakeTensorMode]:
     Module._apply = _apply_to_fakes  # type: ignore[method-assign]
     FakeTensor.__deepcopy__ = _copy  # type: ignore[assignment]
     try:
-        with loads_fakes(), _Mode() as mode:
+        with loads_fakes(), FakeMode() as mode:
             yield mode
     finally:
         Module._apply = _apply  # type: ignore[method-assign]
@@ -123,5 +138,5 @@ def why(error: BaseException) -> str:
     """Say in a sentence what a fake tensor could not do."""
     operator: Any = getattr(error, "func", None) or "an operator"
     name = str(operator).removeprefix("aten.").split(".")[0]
-    asked = "the value of a tensor (item(), or a condition on it)" if "local_scalar" in name else f"what {name} returns"
+    asked = "a whole number that is read of a tensor" if "local_scalar" in name else f"what {name} returns"
     return f"it needs data, and fake tensors have none: {asked} depends on values; run it without --fake"

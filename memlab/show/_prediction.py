@@ -42,8 +42,9 @@ def _told(found: Prediction, room: int) -> Iterator[tuple[str | None, str]]:
     for index, text in enumerate(_blocks(found)):
         yield "" if index else "checkpointing", text
     yield None, ""
-    for name, sentences in (("exact", found.exact), ("modelled", found.modelled), ("missing", found.missing)):
-        yield name, clean("; ".join(sentences))
+    for name in ("assumed", "exact", "modelled", "missing"):
+        if sentences := getattr(found, name):
+            yield name, clean("; ".join(sentences))
     yield None, ""
     yield None, _machine(found)
 
@@ -59,9 +60,11 @@ def _verdict(found: Prediction) -> str:
 
 
 def _doubt(found: Prediction) -> str:
-    """The peak is a lower bound, or its bar reaches beyond the card: the line on what is allocated says of what."""
+    """The peak is a lower bound, or its bar reaches beyond the card, or it is that of values which were assumed."""
     beyond = found.allocated + found.bar > found.total - found.context - found.other
-    return ", as far as is known" if found.unknown or beyond else ""
+    if found.unknown or beyond:
+        return ", as far as is known"
+    return ", for the values assumed" if found.assumed else ""
 
 
 def _allocated(found: Prediction) -> str:
