@@ -14,6 +14,7 @@ import torch
 
 from memlab import cards, origins, threads, versions
 from memlab.as_cuda import CudaStorages, account, gpu_of
+from memlab.as_cuda.devices import OnCpu, cuda_here
 from memlab.as_cuda.fakes import NEEDS_DATA, FakeMode, fake_tensors, why
 from memlab.blocks import Inputs, savings
 from memlab.cards import Card
@@ -73,7 +74,8 @@ def predict_script(
         before, sys.argv = sys.argv, [str(path), *arguments]
         sys.path.insert(0, str(path.resolve().parent))
         try:
-            runpy.run_path(str(path), run_name="__main__")
+            with cuda_here():
+                runpy.run_path(str(path), run_name="__main__")
         except SystemExit as end:
             if end.code not in (None, 0):
                 raise RuntimeError(f"{path.name} ended with exit code {end.code}") from None
@@ -133,6 +135,7 @@ class _Run:
     def run(self, code: Callable[[], None]) -> Prediction:
         began = time.perf_counter()
         with ExitStack() as stack:
+            stack.enter_context(OnCpu())
             fakes = stack.enter_context(fake_tensors()) if self.fake else nullcontext()
             storages = stack.enter_context(CudaStorages(self.allocator, self.gpu))
             saved = stack.enter_context(Saved(storages))
@@ -185,7 +188,7 @@ class _Run:
 
 @contextmanager
 def _in_thread(fakes: AbstractContextManager[Any], storages: CudaStorages, saved: Saved) -> Iterator[None]:
-    with fakes, storages.opened_in_thread(), saved.opened_in_thread():
+    with OnCpu(), fakes, storages.opened_in_thread(), saved.opened_in_thread():
         yield
 
 

@@ -13,6 +13,7 @@ workspaces.py    cuBLAS's, one for each thread
 temporaries.py, reductions.py, ordering.py, cub.py   what kernels allocate inside
 bars.py, checked.py   how far off that may be, by operator
 mode.py          the dispatch mode that puts all this into a simulated card
+devices.py       code that names a CUDA device
 fakes.py, loading.py, values.py   fake tensors, DataLoaders of them, and what is read of them
 account.py       what of it is exact, modelled and missing
 """
