@@ -86,6 +86,8 @@ def predict_script(
 def largest_batch(tried: Callable[[int], Prediction], start: int) -> tuple[int, dict[str, str]]:
     """Return the largest batch whose prediction fits, by doubling and then bisection, and the verdict of each tried.
 
+    Where none of them dies, no larger one was tried than the first, doubled `DOUBLINGS` times.
+
     Args:
         tried: predicts a batch.
         start: the first batch; 0 is returned if it does not fit.
@@ -102,12 +104,12 @@ def largest_batch(tried: Callable[[int], Prediction], start: int) -> tuple[int, 
         peaks.append((found.allocated, found.saved))
         return found.verdict == FITS
 
-    good, bad = 0, start
-    while bad < start << DOUBLINGS and fits(bad):
+    good, bad, most = 0, start, start << DOUBLINGS
+    while bad <= most and fits(bad):
         if len(peaks) == _TOLD_APART and len(set(peaks)) == 1:
             raise ValueError(f"it takes {format_bytes(peaks[0][0])} with any batch from {start} to {bad}")
         good, bad = bad, bad * 2
-    while bad - good > 1 and good:
+    while 0 < good < most and bad - good > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     return good, verdicts

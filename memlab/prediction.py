@@ -12,7 +12,7 @@ from memlab.report import parsed, write_atomically
 from memlab.units import format_bytes
 
 FITS, DIES, UNKNOWN = "fits", "dies", "unknown"
-_FORMAT, _VERSION = "memlab prediction", 1
+FORMAT, _VERSION = "memlab prediction", 1
 
 
 class NotAPrediction(ValueError):
@@ -44,7 +44,8 @@ class Prediction:
         filled: what was kept for backward then, ``{source line: bytes}``, largest first.
         blocks: ``{module: bytes}`` that checkpointing this top-level block would save: what is kept for backward in it,
             less its inputs.
-        batches: ``{batch: verdict}`` of every batch tried; largest: the largest that fits, None if none was looked for.
+        batches: ``{batch: verdict}`` of every batch tried; largest: the largest of them that fits, 0 if the first does
+            not, None if none was looked for.
         exact, modelled, missing: sentences about what these numbers are worth.
         machine: what it was run on.
         seconds: how long it took.
@@ -93,13 +94,13 @@ class Prediction:
         return None if self.unknown else self.allocated + self.bar
 
     def to_json(self) -> str:
-        return json.dumps({"format": _FORMAT, "version": _VERSION, **asdict(self)}, indent=1) + "\n"
+        return json.dumps({"format": FORMAT, "version": _VERSION, **asdict(self)}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Prediction:
         """Return the prediction in ``text``. Raises `NotAPrediction` with a sentence for anything else."""
         content = parsed(text, NotAPrediction)
-        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise NotAPrediction("it is no memlab prediction")
         if (version := content.pop("version", None)) != _VERSION:
             raise NotAPrediction(f"it is a prediction of format {version!r}; this memlab reads {_VERSION}")

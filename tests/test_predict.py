@@ -13,7 +13,7 @@ from torch import nn
 import memlab
 from memlab import cards, cli, isolate
 from memlab.blocks import block_of
-from memlab.predicting import largest_batch, predict_script
+from memlab.predicting import DOUBLINGS, largest_batch, predict_script
 from memlab.prediction import DIES, FITS, UNKNOWN, NotAPrediction, Prediction
 from memlab.reachable import tensors_of
 from memlab.show import _prediction
@@ -157,6 +157,21 @@ def test_the_largest_batch_is_found_by_doubling_and_bisection(most):
     assert verdicts[str(most + 1)] == DIES
 
 
+@pytest.mark.parametrize("most", [8 << DOUBLINGS, (8 << DOUBLINGS) - 1])
+def test_no_batch_is_told_that_was_not_tried(most):
+    tried = []
+
+    def run(batch):
+        tried.append(batch)
+        return Prediction("x", FITS if batch <= most else DIES, allocated=batch)
+
+    largest, verdicts = largest_batch(run, 8)
+    assert largest == most
+    assert most in tried
+    assert max(tried) == 8 << DOUBLINGS
+    assert (DIES in verdicts.values()) == (most < 8 << DOUBLINGS)
+
+
 def test_a_script_that_takes_no_batch_has_no_largest_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("train.py").write_text("import torch\ntorch.nn.Linear(8, 8)(torch.ones(2, 8)).sum().backward()\n")
@@ -218,9 +233,13 @@ def test_what_people_see_fits_a_terminal(columns, monkeypatch):
         ({"bar": 101 * MIB}, "train.py fits, as far as is known"),
         ({"largest": 7, "unknown": ["a kernel"]}, "train.py: the largest batch that fits is 7, as far as is known"),
         ({"verdict": DIES, "died": "train.py:7", "unknown": ["a kernel"]}, "train.py dies at train.py:7"),
+        ({"largest": 8, "batches": {"4": FITS, "8": FITS}}, "train.py: every batch that was tried fits, up to 8"),
+        ({"largest": 4, "batches": {"4": FITS, "8": DIES}}, "train.py: the largest batch that fits is 4"),
+        ({"largest": 0, "batches": {"1": DIES}}, "train.py: no batch fits"),
+        ({"largest": 0, "batches": {"4": DIES}}, "train.py: batch 4 does not fit, and no smaller one was tried"),
     ],
 )
-def test_a_bound_from_below_promises_nothing(told, headline):
+def test_the_headline_promises_nothing_that_is_not_known(told, headline):
     found = Prediction("train.py", **{"verdict": FITS, "total": 1000 * MIB, "context": 300 * MIB} | told)
     found.allocated = 600 * MIB
     _prediction.show(found, out := io.StringIO())
