@@ -99,7 +99,11 @@ class Prediction:
     @classmethod
     def from_json(cls, text: str) -> Prediction:
         """Return the prediction in ``text``. Raises `NotAPrediction` with a sentence for anything else."""
-        content = parsed(text, NotAPrediction)
+        return cls.from_content(parsed(text, NotAPrediction))
+
+    @classmethod
+    def from_content(cls, content: Any) -> Prediction:
+        """As `from_json`, of what `memlab.report.parsed` has returned."""
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise NotAPrediction("it is no memlab prediction")
         if (version := content.pop("version", None)) != _VERSION:

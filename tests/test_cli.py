@@ -108,7 +108,7 @@ WRONG = [
     (["show"], "the following arguments are required: REPORT; see memlab show --help"),
     (["show", "nowhere.json"], "cannot read nowhere.json: No such file or directory"),
     (["show", "."], "cannot read .: Is a directory"),
-    (["show", "sample.py"], "cannot show sample.py: it is not JSON"),
+    (["show", "sample.py"], "cannot show sample.py: it is not JSON, as memlab saves it, nor a pickle of protocol 2"),
 ]
 
 

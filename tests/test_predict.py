@@ -258,6 +258,19 @@ def test_the_command(script, capfd, monkeypatch):
     assert Prediction.from_json(capfd.readouterr().out).died.startswith("train.py:")
 
 
+@pytest.mark.parametrize(("verdict", "code"), [(FITS, 0), (DIES, 1)])
+def test_a_saved_prediction_is_shown_again(verdict, code, tmp_path, capsys):
+    found = Prediction("train.py", verdict, card="24.00 GiB", total=24 << 30, allocated=MIB)
+    found.save(path := tmp_path / "prediction.json")
+    _prediction.show(found, told := io.StringIO())
+    assert cli.main(["show", str(path)]) == code
+    assert capsys.readouterr().out == told.getvalue()
+    assert cli.main(["show", str(path), "--show", "json"]) == code
+    assert Prediction.from_json(capsys.readouterr().out) == found
+    assert cli.main(["show", str(path), "--show", "markdown"]) == 2
+    assert "a prediction is shown as json, plain, table, not as 'markdown'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

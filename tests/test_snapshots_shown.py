@@ -95,12 +95,18 @@ def test_the_page_shows_every_byte_by_its_line(recorded, tmp_path, monkeypatch, 
 def test_wrong_use_of_show_is_one_sentence(recorded, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("taken.pickle").write_bytes(pickles.dumps(recorded[0]))
+    Path("other.pickle").write_bytes(pickles.dumps([1, 2, 3]))
+    Path("empty.pickle").touch()
     samples.report(samples.finding()).save(Path("report.json"))
     wrong = {
         ("taken.pickle", "--replay", "bogus:1"): "--replay: Unrecognized key 'bogus'",
         ("taken.pickle", "--show", "html", "--replay", ""): "the page shows what was recorded",
         ("taken.pickle", "--show", "markdown"): "a snapshot is shown as html, json, plain, table, not as 'markdown'",
         ("taken.pickle", "--card", "0"): "--card: a card of 0 bytes holds nothing",
+        ("taken.pickle", "--card", "8 MiB"): "--card bounds a replay; add --replay SETTINGS, or --replay ''",
+        ("other.pickle",): "cannot show other.pickle: it is a pickle, but not a memory snapshot: it has no segments",
+        ("empty.pickle",): "cannot show empty.pickle: it is empty",
+        ("report.json", "--show", "html"): "a report is shown as json, markdown, perfetto, plain, table, not as 'html'",
         ("report.json", "--replay", ""): "report.json is no memory snapshot; --replay and --card are for those",
     }
     for arguments, sentence in wrong.items():
