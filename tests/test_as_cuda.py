@@ -88,6 +88,20 @@ def test_attention_has_the_values_and_gradients_of_the_cpu(options, dtype):
         torch.testing.assert_close(one.grad, other.grad, **close)
 
 
+@pytest.mark.parametrize(("length", "padded"), [(50, 56), (56, 56), (60, 64), (64, 64), (9, 16), (33, 40)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_masks_are_padded_as_on_cuda(dtype, length, padded):
+    """What torch's CUDA builds of 2.11 to 2.15 allocated beside the output on an emulated device."""
+    with as_on(A100) as storages:
+        mask = torch.zeros(length, length, dtype=dtype)
+        given = qkv(length=length, dtype=dtype, grad=False)
+        before = storages.ledger.card.requested
+        out = F.scaled_dot_product_attention(*given, attn_mask=mask)
+        peak = storages.ledger.card.memory_stats()["requested_bytes.all.peak"]
+    copy = length * padded * mask.element_size() if padded > length else 0
+    assert peak - before == out.nbytes + copy
+
+
 def test_dropout_in_attention_is_the_same_in_forward_and_backward():
     query, key, value = (each.double().float().detach().requires_grad_() for each in qkv(1, 1, 8, 8))
     with as_on():

@@ -81,6 +81,22 @@ def test_a_step_is_predicted_with_what_it_refers_to():
     assert "on the card" in found.modelled[0]
 
 
+@pytest.mark.parametrize("fake", [False, True])
+@pytest.mark.parametrize("enabled", [False, True])
+def test_autocast_is_seen_where_it_casts(enabled, fake):
+    def make():
+        model = nn.Linear(64, 64)
+
+        def step():
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                model(torch.ones(8, 64)).sum().backward()
+
+        return step
+
+    found = memlab.predict(make, card="1 GiB", fake=fake)
+    assert found.high == (["autocast"] if enabled else [])
+
+
 def test_a_workspace_that_did_not_fit_was_not_allocated():
     weight = torch.ones(64, 64, requires_grad=True)
     found = memlab.predict(lambda: (weight @ weight).sum().backward(), card=cards.find("64 MiB"), steps=1)

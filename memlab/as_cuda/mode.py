@@ -90,7 +90,7 @@ class CudaMode(Mode):
         ran = self._ran.get(id(func))
         if ran is None:
             ran = self._ran[id(func)] = (func, _inside(func))
-        self.casts = self.casts or torch.is_autocast_enabled("cpu")
+        self.casts = self.casts or _autocasts(func, kwargs)
         inside = ran[1] if _all_strided(args) else None  # the ledger says that it does not count other layouts
         given = args if inside is None else in_order(func, args, kwargs)
         if inside is not None and inside.early is not None:
@@ -209,6 +209,15 @@ def _order(func: Any, count: int) -> Sequence[int]:
     random = _RANDOM.get(func, ())
     others = [place for place in range(count) if place not in random]
     return [*random, *others] if versions.from_2_14() else others
+
+
+def _autocasts(func: Any, kwargs: dict[str, Any] | None) -> bool:
+    """Whether autocast makes this copy. Below autocast it looks switched off; how deep one is in it can still be told."""
+    if func is not aten._to_copy.default or (kwargs or {}).get("dtype") not in norms.HALF:
+        return False
+    depth = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return bool(depth > 0)
 
 
 def _all_strided(args: tuple[Any, ...]) -> bool:
