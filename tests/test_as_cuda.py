@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import threading
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import optimizer as torch_optimizer
 
 import memlab
+from memlab import threads
 from memlab.allocator import Allocator
 from memlab.as_cuda import CudaStorages, Gpu
 from memlab.as_cuda.choice import choose
@@ -245,6 +247,53 @@ def test_sparse_tensors_run_and_are_said_not_to_be_counted():
     assert any("sparse_csr" in sentence for sentence in storages.blind)
 
 
+def masked(x, number):
+    x[x > 0] = number
+
+
+def first(x, number):
+    x[0] = number
+
+
+def sliced(x, number):
+    x[1:3] = number
+
+
+def columns(x, number):
+    x[..., (x > 0)[0, 0]] = number
+
+
+def picked(x, number):
+    x[torch.arange(10)] = number
+
+
+@pytest.mark.parametrize(
+    ("assign", "number", "expected"),
+    [  # bytes that torch 2.13's CUDA build allocated on an emulated device
+        (masked, 3.0, 60_000),
+        (masked, 3, 60_000),
+        (columns, 3.0, 60_000),
+        (first, 3.0, 0),
+        (sliced, 3.0, 0),
+        (picked, 3.0, 80 + 4),
+        (masked, torch.tensor(3.0), 60_000 + 60_000 * 3 * 8),  # a tensor is on the card: the mask becomes indices
+    ],
+)
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_number_is_assigned_as_on_cuda(threaded, assign, number, expected):
+    with as_on() as storages, threads.followed(storages.opened_in_thread):
+        x, card = torch.ones(30, 40, 50), storages.ledger.card
+        thread, before = threading.Thread(target=assign, args=(x, number)), card.requested
+        if threaded:
+            thread.start()
+            thread.join()
+        else:
+            thread.run()
+        peak = card.memory_stats()["requested_bytes.all.peak"]
+    assert peak - before == expected
+    assert bool((x[0] == 3).all()) or assign is sliced
+
+
 def test_optimizers_do_as_on_cuda():
     with as_on() as storages:
         weight = nn.Parameter(torch.ones(1000))
@@ -255,6 +304,28 @@ def test_optimizers_do_as_on_cuda():
         storages.ledger.settle()
         assert storages.ledger.card.allocated == before + 2 * 4096  # and not 512 for step, which is on the host
         assert "_foreach_sqrt" in {str(each._overloadpacket).split(".")[1] for each in storages.mode.ran}
+
+
+@pytest.mark.parametrize(
+    ("make", "scalars"),
+    [  # on the card, for each parameter; the rest of Adagrad's and Rprop's is on the host
+        (torch.optim.Adagrad, 0),
+        (torch.optim.Rprop, 0),
+        (lambda parameters: torch.optim.ASGD(parameters, lr=0.1), 3),
+    ],
+)
+def test_scalars_of_optimizers_are_where_cuda_has_them(make, scalars):
+    with as_on() as storages:
+        weights = [nn.Parameter(torch.ones(1000)) for _ in range(2)]
+        for weight in weights:
+            weight.grad = torch.ones(1000)
+        before = storages.ledger.card.allocated
+        optimizer = make(weights)
+        optimizer.step()
+        storages.ledger.settle()
+        state = [each for weight in weights for each in optimizer.state[weight].values()]
+        tensors = sum(4096 for each in state if isinstance(each, torch.Tensor) and each.dim())
+        assert storages.ledger.card.allocated == before + tensors + 2 * scalars * 512
 
 
 def test_autocast_of_cuda_is_that_of_cuda():
