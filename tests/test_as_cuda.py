@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.optim import optimizer as torch_optimizer
 
 import memlab
-from memlab import threads
+from memlab import threads, versions
 from memlab.allocator import Allocator
-from memlab.as_cuda import CudaStorages, Gpu
+from memlab.as_cuda import CudaStorages, Gpu, account
 from memlab.as_cuda.choice import choose
 from memlab.as_cuda.fakes import NEEDS_DATA, fake_tensors, why
 from memlab.as_cuda.reductions import buffers
@@ -101,7 +101,7 @@ def test_masks_are_padded_as_on_cuda(dtype, length, padded):
         out = F.scaled_dot_product_attention(*given, attn_mask=mask)
         peak = storages.ledger.card.memory_stats()["requested_bytes.all.peak"]
     copy = length * padded * mask.element_size() if padded > length else 0
-    assert peak - before == out.nbytes + copy
+    assert peak - before == out.nbytes + copy + (16 if versions.from_2_14() else 0)  # seed and offset
 
 
 def test_dropout_in_attention_is_the_same_in_forward_and_backward():
@@ -291,6 +291,7 @@ def test_a_number_is_assigned_as_on_cuda(threaded, assign, number, expected):
             thread.run()
         peak = card.memory_stats()["requested_bytes.all.peak"]
     assert peak - before == expected
+    assert assign is picked or assign is masked or account.unknown(storages.mode) == []
     assert bool((x[0] == 3).all()) or assign is sliced
 
 
