@@ -247,6 +247,31 @@ def test_sparse_tensors_run_and_are_said_not_to_be_counted():
     assert any("sparse_csr" in sentence for sentence in storages.blind)
 
 
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [  # bytes that torch 2.13's CUDA build allocated on an emulated device, in inference mode as without
+        (nn.LayerNorm(256), [524_288, 2048, 2048]),
+        (nn.RMSNorm(256), [524_288, 2048]),
+        (nn.GroupNorm(8, 256), [524_288, 16_384, 16_384]),
+        (nn.Softmax(-1), [524_288]),
+        (nn.Linear(256, 64, bias=False), [131_072, 33_554_432]),
+        (nn.CrossEntropyLoss(), [524_288, 4, 4]),
+    ],
+)
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_layers_take_the_same_in_inference_mode(context, layer, expected):
+    with as_on() as storages, context():
+        given = [torch.ones(512, 256)]
+        if isinstance(layer, nn.CrossEntropyLoss):
+            given.append(torch.zeros(512, dtype=torch.long))
+        card = storages.ledger.card
+        card.record_history()
+        layer(*given)
+        assert account.unknown(storages.mode) == []
+        made = [each["size"] for each in card.snapshot()["device_traces"][0] if each["action"] == "alloc"]
+    assert sorted(made) == sorted(expected)
+
+
 def masked(x, number):
     x[x > 0] = number
 

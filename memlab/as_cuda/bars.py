@@ -66,7 +66,8 @@ def open_of(operator: Any) -> str | None:
 def is_exact(operator: Any) -> bool:
     """Tell whether nothing of the operator differed in any comparison."""
     name = str(operator)
-    return name not in OPEN and (name in EXACT or name == _FILL or name.startswith(NO_KERNEL) or outputs_of(operator) in NOTHING_INSIDE)
+    known = name in EXACT or name == _FILL
+    return name not in OPEN and (known or name.startswith(NO_KERNEL) or outputs_of(operator) in NOTHING_INSIDE)
 
 
 def over_of(operator: Any) -> str:

@@ -93,6 +93,9 @@ class CudaMode(Mode):
                 return composite(*args, **(kwargs or {}))
         ran = self._ran.get(id(func))
         if ran is None:
+            if _is_whole(func):
+                with self:
+                    return func.decompose(*args, **(kwargs or {}))
             ran = self._ran[id(func)] = (func, _inside(func))
         self.casts = self.casts or _autocasts(func, kwargs)
         inside = ran[1] if _all_strided(args) else None  # the ledger says that it does not count other layouts
@@ -219,6 +222,16 @@ def _order(func: Any, count: int) -> Sequence[int]:
     random = _RANDOM.get(func, ())
     others = [place for place in range(count) if place not in random]
     return [*random, *others] if versions.from_2_14() else others
+
+
+def _is_whole(func: Any) -> bool:
+    """Whether this is an operator that autograd takes apart, as nothing does in inference mode."""
+    return (
+        torch.is_inference_mode_enabled()
+        and func.namespace == "aten"
+        and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+        and not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CPU")
+    )
 
 
 def _caller() -> FrameType | None:
