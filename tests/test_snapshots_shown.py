@@ -114,6 +114,18 @@ def test_wrong_use_of_show_is_one_sentence(recorded, tmp_path, monkeypatch, caps
         assert capsys.readouterr().err.startswith(f"memlab: {sentence}")
 
 
+def test_run_saves_tracks_beside_what_it_shows(tmp_path, monkeypatch, capsys):
+    samples.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "sample.py", "--perfetto", "tracks.json", "--json", "report.json", "--show", "plain"]) == 0
+    assert "holds" in capsys.readouterr().out
+    assert cli.main(["show", "report.json", "--show", "perfetto"]) == 0
+    assert Path("tracks.json").read_text(encoding="utf-8") == capsys.readouterr().out
+    for out, sentence in {"-": "name a file, or write --show perfetto", "nowhere/x": "there is no folder"}.items():
+        assert cli.main(["run", "sample.py", "--perfetto", out]) == 2
+        assert sentence in capsys.readouterr().err
+
+
 def test_perfetto_gets_counters_and_steps():
     from memlab import show
 
