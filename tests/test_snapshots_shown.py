@@ -160,4 +160,6 @@ def test_a_folder_called_like_a_library_is_the_users(file):
     inside = [{"filename": "/opt/site-packages/torch/nn/modules/linear.py", "line": 3, "name": "forward"}]
     inside += [{"filename": "/src/pytorch/torch/_ops.py", "line": 4, "name": "__call__"}]
     inside += [{"filename": "/src/memlab/memlab/probes/storages.py", "line": 5, "name": "__torch_dispatch__"}]
+    inside += [{"filename": "/src/memlab/memlab/dispatch.py", "line": 6, "name": "__torch_dispatch__"}]
+    inside += [{"filename": "/build/Python-3.11.7/Objects/methodobject.c", "line": 542, "name": "cfunction_call"}]
     assert summary.where([*inside, {"filename": file, "line": 7, "name": "step"}]) == f"{file}:7"
