@@ -77,10 +77,19 @@ def predict_script(
         except SystemExit as end:
             if end.code not in (None, 0):
                 raise RuntimeError(f"{path.name} ended with exit code {end.code}") from None
+        except (torch.OutOfMemoryError, *NEEDS_DATA):
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{_users_line(error)}: {type(error).__name__}: {error}{_cure(error)}") from error
         finally:
             sys.argv = before
 
     return _Run(path.name, card, fake=fake, conf=conf).run(run)
+
+
+def _cure(error: Exception) -> str:
+    asks = "Torch not compiled with CUDA" in str(error) or "Found no NVIDIA driver" in str(error)
+    return '; a script is predicted on the CPU: let it take "cuda" only if torch.cuda.is_available()' if asks else ""
 
 
 def largest_batch(tried: Callable[[int], Prediction], start: int) -> tuple[int, dict[str, str]]:
@@ -155,6 +164,7 @@ class _Run:
             self._end(error, saved)
         if not self.found.died:
             self.found.verdict = FITS
+            self.found.caught = self.allocator.stats.num_ooms
 
     def _end(self, error: BaseException, saved: Saved) -> None:
         """Note what ended the run, or a thread of it; the first counts."""

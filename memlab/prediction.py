@@ -40,6 +40,7 @@ class Prediction:
         high: what may be counted too high, by name: the peak is at most what is said.
         saved: the most that autograd kept for backward at a time.
         workspaces: cuBLAS's, among the allocated bytes.
+        caught: how many OutOfMemoryErrors the code caught itself, where it fits.
         died: the user's line of the allocation that did not fit; oom: torch's text.
         filled: what was kept for backward then, ``{source line: bytes}``, largest first.
         blocks: ``{module: bytes}`` that checkpointing this top-level block would save: what is kept for backward in it,
@@ -68,6 +69,7 @@ class Prediction:
     high: list[str] = field(default_factory=list)
     saved: int = 0
     workspaces: int = 0
+    caught: int = 0
     died: str = ""
     oom: str = ""
     filled: dict[str, int] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 import io
 import json
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,19 @@ def test_a_script_fits_or_dies_at_its_line(script):
     assert Prediction.from_json(died.to_json()) == died
 
 
+def test_errors_that_a_step_catches_itself_are_told(capsys):
+    def step():
+        kept = []
+        with suppress(torch.OutOfMemoryError):
+            while True:
+                kept.append(torch.ones(1 << 20))
+
+    found = memlab.predict(step, card="20 MiB", steps=2)
+    assert (found.verdict, found.caught) == (FITS, 2)
+    _prediction.show(found, out := io.StringIO())
+    assert out.getvalue().splitlines()[0].endswith("step fits, after 2 OutOfMemoryErrors that it caught")
+
+
 def test_a_script_that_needs_data_says_so(script):
     found = predict_script(script, ["--look"], cards.find("1 GiB"), fake=True)
     assert (found.verdict, found.died) == (UNKNOWN, "train.py:29")
@@ -292,12 +306,20 @@ def test_a_saved_prediction_is_shown_again(verdict, code, tmp_path, capsys):
     [
         (["nowhere.py"], "there is no script nowhere.py"),
         (["train.py", "--card", "rtx4099"], "did you mean rtx4090"),
+        (["train.py", "--conf", "bogus:1"], "--conf: Unrecognized key 'bogus' in Accelerator allocator config."),
+        (
+            ["cuda.py"],
+            "cuda.py:2: AssertionError: Torch not compiled with CUDA enabled; a script is predicted on the CPU",
+        ),
+        (["wrong.py"], "wrong.py could not be run: RuntimeError: wrong.py:1: ZeroDivisionError: division by zero"),
         (["train.py", "--batch-from", "0"], "--batch-from must be at least 1"),
         (["train.py", "--fake", "--", "--look"], "train.py:29: it needs data, and fake tensors have none"),
         (["train.py", "--fake", "--", "--what"], "train.py could not be run: "),
     ],
 )
 def test_wrong_use_gets_one_sentence(script, capfd, arguments, words):
+    Path("wrong.py").write_text("1 / 0\n")
+    Path("cuda.py").write_text('import torch\nraise AssertionError("Torch not compiled with CUDA enabled")\n')
     assert cli.main(["predict", *arguments]) == 2
     out, err = capfd.readouterr()
     assert out == ""

@@ -53,7 +53,9 @@ def _verdict(found: Prediction) -> str:
     if found.largest is not None:
         return f"{what}: {_largest(found)}"
     if found.verdict == FITS:
-        return f"{what} fits{_doubt(found)}"
+        errors = "OutOfMemoryError" if found.caught == 1 else "OutOfMemoryErrors"
+        caught = f", after {found.caught:,} {errors} that it caught" if found.caught else ""
+        return f"{what} fits{_doubt(found)}{caught}"
     return f"{what} dies at {clean(found.died)}" if found.verdict == DIES else f"{what}: {clean(found.reason)}"
 
 
