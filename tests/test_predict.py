@@ -308,8 +308,8 @@ def test_a_saved_prediction_is_shown_again(verdict, code, tmp_path, capsys):
         (["train.py", "--card", "rtx4099"], "did you mean rtx4090"),
         (["train.py", "--conf", "bogus:1"], "--conf: Unrecognized key 'bogus' in Accelerator allocator config."),
         (
-            ["cuda.py"],
-            "cuda.py:2: AssertionError: Torch not compiled with CUDA enabled; a script is predicted on the CPU",
+            ["asking.py"],
+            "asking.py:2: AssertionError: Torch not compiled with CUDA enabled; a script is predicted on the CPU",
         ),
         (["wrong.py"], "wrong.py could not be run: RuntimeError: wrong.py:1: ZeroDivisionError: division by zero"),
         (["train.py", "--batch-from", "0"], "--batch-from must be at least 1"),
@@ -319,7 +319,7 @@ def test_a_saved_prediction_is_shown_again(verdict, code, tmp_path, capsys):
 )
 def test_wrong_use_gets_one_sentence(script, capfd, arguments, words):
     Path("wrong.py").write_text("1 / 0\n")
-    Path("cuda.py").write_text('import torch\nraise AssertionError("Torch not compiled with CUDA enabled")\n')
+    Path("asking.py").write_text('import torch\nraise AssertionError("Torch not compiled with CUDA enabled")\n')
     assert cli.main(["predict", *arguments]) == 2
     out, err = capfd.readouterr()
     assert out == ""
