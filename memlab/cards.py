@@ -25,6 +25,7 @@ PROPERTIES, TEXT, NOMINAL = "printed by torch", "read from torch's out-of-memory
 THREADS_PER_SM = {(7, 0): 2048, (7, 5): 1024, (8, 0): 2048, (8, 6): 1536, (8, 9): 1536, (9, 0): 2048, (10, 0): 2048}
 THREADS_PER_SM |= {(12, 0): 1536}
 LARGEST_FILE = 1 << 20  # bytes of a card's file
+_EXAMPLE = '{"total": "24 GiB"}'
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Card:
 
     def describe(self) -> str:
         """Say in one line what the card has and what of it is taken, so that neither is hidden."""
-        parts = [f"{self.name}: {format_bytes(self.total)} ({self.source})"]
+        size = format_bytes(self.total)
+        parts = [f"{size if self.name == size else f'{self.name}: {size}'} ({self.source})"]
         if self.context or self.other:
             parts.append(
                 f"less {format_bytes(self.context)} for the CUDA context and {format_bytes(self.other)} of others: "
@@ -115,6 +117,11 @@ _TABLE = (
 )
 CARDS: dict[str, Card] = {card.name: card for card in _TABLE}
 _ALIASES = {"v100": "v100-16gb", "a100": "a100-80gb", "h100": "h100-80gb", "h100-sxm": "h100-80gb"}
+_ALIASES |= {"a10080gb": "a100-80gb", "a10040gb": "a100-40gb", "h10080gb": "h100-80gb"}
+# As drivers call them, without NVIDIA and spaces.
+_ALIASES |= {"teslat4": "t4", "teslav100-sxm2-16gb": "v100-16gb", "teslav100-sxm2-32gb": "v100-32gb"}
+_ALIASES |= {"a100-sxm4-40gb": "a100-40gb", "a100-sxm4-80gb": "a100-80gb", "rtxa6000": "a6000"}
+_ALIASES |= {"h10080gbhbm3": "h100-80gb", "h100pcie": "h100-pcie"}
 
 
 def find(what: str | int | Card) -> Card:
@@ -138,7 +145,7 @@ def find(what: str | int | Card) -> Card:
                 return CARDS[name]
         if not what.strip()[:1].isdigit() and not what.strip().startswith("-"):
             raise ValueError(_unknown(what, plain))
-    total = parse_size(what)
+    total = parse_size(what, whole=False)
     if total == 0:
         raise ValueError("a card of 0 bytes holds nothing; give a larger one")
     return Card(format_bytes(total), total)
@@ -160,7 +167,7 @@ def load(path: Path) -> Card:
     except (ValueError, RecursionError):
         raise ValueError(f"the card {path} is not JSON") from None
     if not isinstance(content, dict) or "total" not in content:
-        raise ValueError(f"the card {path} is no object with a total, such as {{'total': '24 GiB'}}")
+        raise ValueError(f"the card {path} is no object with a total, such as {_EXAMPLE}")
     unknown = set(content) - {each.name for each in fields(Card)}
     if unknown:
         known = ", ".join(each.name for each in fields(Card))
@@ -172,10 +179,12 @@ def load(path: Path) -> Card:
 
 
 def _checked(content: dict[str, Any]) -> Card:
-    sizes = {name: parse_size(content.get(name, 0)) for name in ("total", "context", "other")}
+    sizes = {name: parse_size(content.get(name, 0), whole=False) for name in ("total", "context", "other")}
     capability, sms = content.get("capability"), content.get("sms", 0)
     if capability is not None and not (
-        isinstance(capability, list) and len(capability) == 2 and all(type(each) is int for each in capability)
+        isinstance(capability, list)
+        and len(capability) == 2
+        and all(type(each) is int and each >= 0 for each in capability)
     ):
         raise ValueError(f"capability is two whole numbers such as [8, 9], not {capability!r}")
     if type(sms) is not int or sms < 0:

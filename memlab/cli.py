@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -98,7 +99,9 @@ def _run(argv: list[str]) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise Wrong(f"{message}; see {self.prog} --help")
+        option = re.fullmatch(r"argument (?:.*/)?(--\S+): expected one argument", message)
+        dash = f"; one that begins with a dash is written as {option[1]}=..." if option else ""
+        raise Wrong(f"{message}{dash}; see {self.prog} --help")
 
 
 def _parsers() -> tuple[_Parser, dict[str, _Parser]]:

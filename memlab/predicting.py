@@ -79,14 +79,25 @@ def predict_script(
         except SystemExit as end:
             if end.code not in (None, 0):
                 raise RuntimeError(f"{path.name} ended with exit code {end.code}") from None
+        except (torch.OutOfMemoryError, *NEEDS_DATA):
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{_users_line(error)}: {type(error).__name__}: {error}{_cure(error)}") from error
         finally:
             sys.argv = before
 
     return _Run(path.name, card, fake=fake, conf=conf).run(run)
 
 
+def _cure(error: Exception) -> str:
+    asks = "Torch not compiled with CUDA" in str(error) or "Found no NVIDIA driver" in str(error)
+    return '; a script is predicted on the CPU: let it ask a device only where torch.cuda.is_available()' if asks else ""
+
+
 def largest_batch(tried: Callable[[int], Prediction], start: int) -> tuple[int, dict[str, str]]:
     """Return the largest batch whose prediction fits, by doubling and then bisection, and the verdict of each tried.
+
+    Where none of them dies, no larger one was tried than the first, doubled `DOUBLINGS` times.
 
     Args:
         tried: predicts a batch.
@@ -104,12 +115,12 @@ def largest_batch(tried: Callable[[int], Prediction], start: int) -> tuple[int, 
         peaks.append((found.allocated, found.saved))
         return found.verdict == FITS
 
-    good, bad = 0, start
-    while bad < start << DOUBLINGS and fits(bad):
+    good, bad, most = 0, start, start << DOUBLINGS
+    while bad <= most and fits(bad):
         if len(peaks) == _TOLD_APART and len(set(peaks)) == 1:
             raise ValueError(f"it takes {format_bytes(peaks[0][0])} with any batch from {start} to {bad}")
         good, bad = bad, bad * 2
-    while bad - good > 1 and good:
+    while 0 < good < most and bad - good > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     return good, verdicts
@@ -157,6 +168,7 @@ class _Run:
             self._end(error, saved)
         if not self.found.died:
             self.found.verdict = FITS
+            self.found.caught = self.allocator.stats.num_ooms
 
     def _end(self, error: BaseException, saved: Saved) -> None:
         """Note what ended the run, or a thread of it; the first counts."""

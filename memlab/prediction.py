@@ -12,7 +12,7 @@ from memlab.report import parsed, write_atomically
 from memlab.units import format_bytes
 
 FITS, DIES, UNKNOWN = "fits", "dies", "unknown"
-_FORMAT, _VERSION = "memlab prediction", 1
+FORMAT, _VERSION = "memlab prediction", 1
 
 
 class NotAPrediction(ValueError):
@@ -41,11 +41,13 @@ class Prediction:
         high: what may be counted too high, by name: the peak is at most what is said.
         saved: the most that autograd kept for backward at a time.
         workspaces: cuBLAS's, among the allocated bytes.
+        caught: how many OutOfMemoryErrors the code caught itself, where it fits.
         died: the user's line of the allocation that did not fit; oom: torch's text.
         filled: what was kept for backward then, ``{source line: bytes}``, largest first.
         blocks: ``{module: bytes}`` that checkpointing this top-level block would save: what is kept for backward in it,
             less its inputs.
-        batches: ``{batch: verdict}`` of every batch tried; largest: the largest that fits, None if none was looked for.
+        batches: ``{batch: verdict}`` of every batch tried; largest: the largest of them that fits, 0 if the first does
+            not, None if none was looked for.
         exact, modelled, missing: sentences about what these numbers are worth.
         machine: what it was run on.
         seconds: how long it took.
@@ -69,6 +71,7 @@ class Prediction:
     high: list[str] = field(default_factory=list)
     saved: int = 0
     workspaces: int = 0
+    caught: int = 0
     died: str = ""
     oom: str = ""
     filled: dict[str, int] = field(default_factory=dict)
@@ -95,13 +98,17 @@ class Prediction:
         return None if self.unknown else self.allocated + self.bar
 
     def to_json(self) -> str:
-        return json.dumps({"format": _FORMAT, "version": _VERSION, **asdict(self)}, indent=1) + "\n"
+        return json.dumps({"format": FORMAT, "version": _VERSION, **asdict(self)}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Prediction:
         """Return the prediction in ``text``. Raises `NotAPrediction` with a sentence for anything else."""
-        content = parsed(text, NotAPrediction)
-        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+        return cls.from_content(parsed(text, NotAPrediction))
+
+    @classmethod
+    def from_content(cls, content: Any) -> Prediction:
+        """As `from_json`, of what `memlab.report.parsed` has returned."""
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise NotAPrediction("it is no memlab prediction")
         if (version := content.pop("version", None)) != _VERSION:
             raise NotAPrediction(f"it is a prediction of format {version!r}; this memlab reads {_VERSION}")

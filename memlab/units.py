@@ -23,10 +23,11 @@ def format_exact(nbytes: int) -> str:
     return f"{nbytes:,} B"
 
 
-def parse_size(text: str | int) -> int:
+def parse_size(text: str | int, *, whole: bool = True) -> int:
     """Return the bytes that ``text`` names.
 
-    ``"24 GiB"`` is binary, ``"24 GB"`` decimal, ``"6_291_456"``, ``"512 B"`` and plain integers are bytes.
+    ``"24 GiB"`` is binary, ``"24 GB"`` decimal, ``"6_291_456"``, ``"512 B"`` and plain integers are bytes. Without
+    ``whole`` a part of a byte is left away: ``"23.64 GiB"`` is what a driver's figure looks like in torch's texts.
 
     Raises:
         ValueError: a sentence that says what is wrong with ``text`` and what would be right.
@@ -44,7 +45,7 @@ def parse_size(text: str | int) -> int:
     nbytes = (
         float(number) * _factor(match["unit"], text) if "." in number else int(number) * _factor(match["unit"], text)
     )
-    if nbytes != int(nbytes):
+    if nbytes != int(nbytes) and (whole or match["unit"] in ("", "B")):
         raise ValueError(f"{text!r} is not a whole number of bytes")
     return int(nbytes)
 

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import threading
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch.nn import functional as F
 from torch.optim import optimizer as torch_optimizer
 
 import memlab
+from memlab import threads, versions
 from memlab.allocator import Allocator
-from memlab.as_cuda import CudaStorages, Gpu
+from memlab.as_cuda import CudaStorages, Gpu, account
 from memlab.as_cuda.choice import choose
 from memlab.as_cuda.fakes import NEEDS_DATA, fake_tensors, why
 from memlab.as_cuda.reductions import buffers
@@ -86,6 +88,20 @@ def test_attention_has_the_values_and_gradients_of_the_cpu(options, dtype):
     torch.testing.assert_close(found, expected, **close)
     for one, other in zip(there, here, strict=True):
         torch.testing.assert_close(one.grad, other.grad, **close)
+
+
+@pytest.mark.parametrize(("length", "padded"), [(50, 56), (56, 56), (60, 64), (64, 64), (9, 16), (33, 40)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_masks_are_padded_as_on_cuda(dtype, length, padded):
+    """What torch's CUDA builds of 2.11 to 2.15 allocated beside the output on an emulated device."""
+    with as_on(A100) as storages:
+        mask = torch.zeros(length, length, dtype=dtype)
+        given = qkv(length=length, dtype=dtype, grad=False)
+        before = storages.ledger.card.requested
+        out = F.scaled_dot_product_attention(*given, attn_mask=mask)
+        peak = storages.ledger.card.memory_stats()["requested_bytes.all.peak"]
+    copy = length * padded * mask.element_size() if padded > length else 0
+    assert peak - before == out.nbytes + copy + (16 if versions.from_2_14() else 0)  # seed and offset
 
 
 def test_dropout_in_attention_is_the_same_in_forward_and_backward():
@@ -231,6 +247,79 @@ def test_sparse_tensors_run_and_are_said_not_to_be_counted():
     assert any("sparse_csr" in sentence for sentence in storages.blind)
 
 
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [  # bytes that torch 2.13's CUDA build allocated on an emulated device, in inference mode as without
+        (nn.LayerNorm(256), [524_288, 2048, 2048]),
+        (nn.RMSNorm(256), [524_288, 2048]),
+        (nn.GroupNorm(8, 256), [524_288, 16_384, 16_384]),
+        (nn.Softmax(-1), [524_288]),
+        (nn.Linear(256, 64, bias=False), [131_072, 33_554_432]),
+        (nn.CrossEntropyLoss(), [524_288, 4, 4]),
+    ],
+)
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_layers_take_the_same_in_inference_mode(context, layer, expected):
+    with as_on() as storages, context():
+        given = [torch.ones(512, 256)]
+        if isinstance(layer, nn.CrossEntropyLoss):
+            given.append(torch.zeros(512, dtype=torch.long))
+        card = storages.ledger.card
+        card.record_history()
+        layer(*given)
+        assert account.unknown(storages.mode) == []
+        made = [each["size"] for each in card.snapshot()["device_traces"][0] if each["action"] == "alloc"]
+    assert sorted(made) == sorted(expected)
+
+
+def masked(x, number):
+    x[x > 0] = number
+
+
+def first(x, number):
+    x[0] = number
+
+
+def sliced(x, number):
+    x[1:3] = number
+
+
+def columns(x, number):
+    x[..., (x > 0)[0, 0]] = number
+
+
+def picked(x, number):
+    x[torch.arange(10)] = number
+
+
+@pytest.mark.parametrize(
+    ("assign", "number", "expected"),
+    [  # bytes that torch 2.13's CUDA build allocated on an emulated device
+        (masked, 3.0, 60_000),
+        (masked, 3, 60_000),
+        (columns, 3.0, 60_000),
+        (first, 3.0, 0),
+        (sliced, 3.0, 0),
+        (picked, 3.0, 80 + 4),
+        (masked, torch.tensor(3.0), 60_000 + 60_000 * 3 * 8),  # a tensor is on the card: the mask becomes indices
+    ],
+)
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_number_is_assigned_as_on_cuda(threaded, assign, number, expected):
+    with as_on() as storages, threads.followed(storages.opened_in_thread):
+        x, card = torch.ones(30, 40, 50), storages.ledger.card
+        thread, before = threading.Thread(target=assign, args=(x, number)), card.requested
+        if threaded:
+            thread.start()
+            thread.join()
+        else:
+            thread.run()
+        peak = card.memory_stats()["requested_bytes.all.peak"]
+    assert peak - before == expected
+    assert assign is picked or assign is masked or account.unknown(storages.mode) == []
+    assert bool((x[0] == 3).all()) or assign is sliced
+
+
 def test_optimizers_do_as_on_cuda():
     with as_on() as storages:
         weight = nn.Parameter(torch.ones(1000))
@@ -241,6 +330,28 @@ def test_optimizers_do_as_on_cuda():
         storages.ledger.settle()
         assert storages.ledger.card.allocated == before + 2 * 4096  # and not 512 for step, which is on the host
         assert "_foreach_sqrt" in {str(each._overloadpacket).split(".")[1] for each in storages.mode.ran}
+
+
+@pytest.mark.parametrize(
+    ("make", "scalars"),
+    [  # on the card, for each parameter; the rest of Adagrad's and Rprop's is on the host
+        (torch.optim.Adagrad, 0),
+        (torch.optim.Rprop, 0),
+        (lambda parameters: torch.optim.ASGD(parameters, lr=0.1), 3),
+    ],
+)
+def test_scalars_of_optimizers_are_where_cuda_has_them(make, scalars):
+    with as_on() as storages:
+        weights = [nn.Parameter(torch.ones(1000)) for _ in range(2)]
+        for weight in weights:
+            weight.grad = torch.ones(1000)
+        before = storages.ledger.card.allocated
+        optimizer = make(weights)
+        optimizer.step()
+        storages.ledger.settle()
+        state = [each for weight in weights for each in optimizer.state[weight].values()]
+        tensors = sum(4096 for each in state if isinstance(each, torch.Tensor) and each.dim())
+        assert storages.ledger.card.allocated == before + tensors + 2 * scalars * 512
 
 
 def test_autocast_of_cuda_is_that_of_cuda():

@@ -176,6 +176,14 @@ def test_sentences_about_bars(levels, sentence):
     assert account.modelled(cards.find("24 GiB"), mode, peak)[0] == sentence
 
 
+def test_a_context_that_a_file_states_is_not_called_that_of_all_cards():
+    mode = types.SimpleNamespace(bars=Bars({}), ran=[], casts=False)
+    told = "426.00 MiB for the CUDA context is one figure for all cards"
+    assert told in account.modelled(cards.find("rtx4090"), mode, 0)
+    mine = cards.Card("mine", 8 << 30, "from mine.json", (8, 9), 128, context=500 << 20)
+    assert not any("context" in sentence for sentence in account.modelled(mine, mode, 0))
+
+
 GOOD, HIGH = aten.relu.default, [each for each in ABOVE if each not in EXACT][:2]
 
 
@@ -185,7 +193,7 @@ GOOD, HIGH = aten.relu.default, [each for each in ABOVE if each not in EXACT][:2
         ([GOOD], "what the operator that ran returns, saves and takes inside"),
         ([GOOD, aten.gelu.default], "what all 2 operators that ran return, save and take inside"),
         ([GOOD, aten.nanmedian.default], "what 1 of the 2 operators that ran returns, saves and takes inside"),
-        ([aten.nanmedian.default], "torch's caching allocator (2.13): rounding, blocks, segments, retries, its error"),
+        ([aten.nanmedian.default], "torch's caching allocator: rounding, blocks, segments, retries, its error"),
     ],
 )
 def test_sentences_about_operators_that_were_exact(ran, sentence):

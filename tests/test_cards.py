@@ -1,6 +1,8 @@
 """Cards: what a user may write, what the table promises, and the allocator that comes of it."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,21 @@ MIB, GIB = 1 << 20, 1 << 30
 )
 def test_a_name_may_be_written_as_people_do(text):
     assert find(text) is CARDS["rtx4090"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Tesla T4", "t4"),
+        ("A100 80GB", "a100-80gb"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA H100 80GB HBM3", "h100-80gb"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA RTX A6000", "a6000"),
+    ],
+)
+def test_a_name_may_be_what_the_driver_prints(text, name):
+    assert find(text) is CARDS[name]
 
 
 def test_the_table_is_whole():
@@ -38,6 +55,20 @@ def test_a_size_is_a_card_from_which_nothing_is_taken():
     assert (card.total, card.context, card.other, card.capability) == (64 * MIB, 0, 0, None)
     assert card_of("64 MiB").device.free == card_of(64 * MIB).device.free == 64 * MIB
     assert find(card) is card
+    assert card.describe() == "64.00 MiB (as asked for)"
+
+
+def test_a_size_as_torch_prints_it_is_cut_to_whole_bytes(tmp_path):
+    assert find("23.64 GiB").total == 2364 * GIB // 100
+    (path := tmp_path / "mine.json").write_text('{"total": "23.64 GiB", "context": "0.33 GiB"}')
+    assert find(str(path)).usable == 2364 * GIB // 100 - 33 * GIB // 100
+
+
+def test_the_card_in_the_guide_is_one(tmp_path):
+    guide = Path(__file__).parent.parent / "docs" / "cards.md"
+    (shown,) = re.findall(r'^    ({"total.*})$', guide.read_text(encoding="utf-8"), re.MULTILINE)
+    (path := tmp_path / "mine.json").write_text(shown)
+    assert find(str(path)).capability == (8, 9)
 
 
 def test_a_named_card_is_full_when_its_context_and_others_are_in_it():
@@ -59,6 +90,7 @@ def test_a_named_card_is_full_when_its_context_and_others_are_in_it():
         ("0", "a card of 0 bytes holds nothing"),
         ("-1", "a size cannot be negative"),
         ("24 XB", "unknown unit 'XB'"),
+        ("1.5", "'1.5' is not a whole number of bytes"),
         (True, "a size is a number of bytes"),
         ("missing.json", "cannot read the card missing.json: No such file"),
     ],
@@ -83,10 +115,11 @@ def test_a_file_is_a_card(tmp_path):
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("[1]", "no object with a total"),
+        ("[1]", 'no object with a total, such as {"total": "24 GiB"}'),
         ('{"total": 1, "colour": 2}', "unknown fields ['colour']"),
         ('{"total": "1 MiB", "context": "1 MiB"}', "leave nothing of total"),
         ('{"total": "1 MiB", "capability": "8.9"}', "capability is two whole numbers"),
+        ('{"total": "1 MiB", "capability": [8, -1]}', "capability is two whole numbers"),
         ('{"total": "1 MiB", "sms": -1}', "sms is a whole number"),
         ('{"total": "1 Mib", "sms": true}', "sms is a whole number"),
     ],

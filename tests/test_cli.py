@@ -103,11 +103,12 @@ WRONG = [
     (["run", "sample", "--json", "."], "that is a folder; name a file in it"),
     (["run", "sample", "--sizes", "3"], "'--sizes' means nothing here; see memlab run --help"),
     (["run", "sample", "--dev", "cpu"], "'--dev' means nothing here; see memlab run --help"),
+    (["predict", "sample.py", "--batch-arg", "--bs"], "one that begins with a dash is written as --batch-arg=...; see"),
     (["doctor", "sample"], "'sample' means nothing here; see memlab doctor --help"),
     (["show"], "the following arguments are required: REPORT; see memlab show --help"),
     (["show", "nowhere.json"], "cannot read nowhere.json: No such file or directory"),
     (["show", "."], "cannot read .: Is a directory"),
-    (["show", "sample.py"], "cannot show sample.py: it is not JSON"),
+    (["show", "sample.py"], "cannot show sample.py: it is not JSON, as memlab saves it, nor a pickle of protocol 2"),
 ]
 
 

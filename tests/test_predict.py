@@ -3,6 +3,7 @@
 import io
 import json
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 import memlab
 from memlab import cards, cli, isolate
 from memlab.blocks import block_of
-from memlab.predicting import largest_batch, predict_script
+from memlab.predicting import DOUBLINGS, largest_batch, predict_script
 from memlab.prediction import DIES, FITS, UNKNOWN, NotAPrediction, Prediction
 from memlab.reachable import tensors_of
 from memlab.show import _prediction
@@ -81,6 +82,22 @@ def test_a_step_is_predicted_with_what_it_refers_to():
     assert "on the card" in found.modelled[0]
 
 
+@pytest.mark.parametrize("fake", [False, True])
+@pytest.mark.parametrize("enabled", [False, True])
+def test_autocast_is_seen_where_it_casts(enabled, fake):
+    def make():
+        model = nn.Linear(64, 64)
+
+        def step():
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                model(torch.ones(8, 64)).sum().backward()
+
+        return step
+
+    found = memlab.predict(make, card="1 GiB", fake=fake)
+    assert found.high == (["autocast"] if enabled else [])
+
+
 def test_a_workspace_that_did_not_fit_was_not_allocated():
     weight = torch.ones(64, 64, requires_grad=True)
     found = memlab.predict(lambda: (weight @ weight).sum().backward(), card=cards.find("64 MiB"), steps=1)
@@ -137,6 +154,19 @@ def test_a_script_fits_or_dies_at_its_line(script):
     assert Prediction.from_json(died.to_json()) == died
 
 
+def test_errors_that_a_step_catches_itself_are_told(capsys):
+    def step():
+        kept = []
+        with suppress(torch.OutOfMemoryError):
+            while True:
+                kept.append(torch.ones(1 << 20))
+
+    found = memlab.predict(step, card="20 MiB", steps=2)
+    assert (found.verdict, found.caught) == (FITS, 2)
+    _prediction.show(found, out := io.StringIO())
+    assert out.getvalue().splitlines()[0].endswith("step fits, after 2 OutOfMemoryErrors that it caught")
+
+
 def test_a_script_that_needs_data_says_so(script):
     found = predict_script(script, ["--look"], cards.find("1 GiB"), fake=True)
     assert (found.verdict, found.died) == (UNKNOWN, "train.py:29")
@@ -155,6 +185,21 @@ def test_the_largest_batch_is_found_by_doubling_and_bisection(most):
     assert largest == most
     assert len(tried) == len(set(tried)) <= 16
     assert verdicts[str(most + 1)] == DIES
+
+
+@pytest.mark.parametrize("most", [8 << DOUBLINGS, (8 << DOUBLINGS) - 1])
+def test_no_batch_is_told_that_was_not_tried(most):
+    tried = []
+
+    def run(batch):
+        tried.append(batch)
+        return Prediction("x", FITS if batch <= most else DIES, allocated=batch)
+
+    largest, verdicts = largest_batch(run, 8)
+    assert largest == most
+    assert most in tried
+    assert max(tried) == 8 << DOUBLINGS
+    assert (DIES in verdicts.values()) == (most < 8 << DOUBLINGS)
 
 
 def test_a_script_that_takes_no_batch_has_no_largest_one(tmp_path, monkeypatch, capsys):
@@ -218,9 +263,13 @@ def test_what_people_see_fits_a_terminal(columns, monkeypatch):
         ({"bar": 101 * MIB}, "train.py fits, as far as is known"),
         ({"largest": 7, "unknown": ["a kernel"]}, "train.py: the largest batch that fits is 7, as far as is known"),
         ({"verdict": DIES, "died": "train.py:7", "unknown": ["a kernel"]}, "train.py dies at train.py:7"),
+        ({"largest": 8, "batches": {"4": FITS, "8": FITS}}, "train.py: every batch that was tried fits, up to 8"),
+        ({"largest": 4, "batches": {"4": FITS, "8": DIES}}, "train.py: the largest batch that fits is 4"),
+        ({"largest": 0, "batches": {"1": DIES}}, "train.py: no batch fits"),
+        ({"largest": 0, "batches": {"4": DIES}}, "train.py: batch 4 does not fit, and no smaller one was tried"),
     ],
 )
-def test_a_bound_from_below_promises_nothing(told, headline):
+def test_the_headline_promises_nothing_that_is_not_known(told, headline):
     found = Prediction("train.py", **{"verdict": FITS, "total": 1000 * MIB, "context": 300 * MIB} | told)
     found.allocated = 600 * MIB
     _prediction.show(found, out := io.StringIO())
@@ -239,11 +288,30 @@ def test_the_command(script, capfd, monkeypatch):
     assert Prediction.from_json(capfd.readouterr().out).died.startswith("train.py:")
 
 
+@pytest.mark.parametrize(("verdict", "code"), [(FITS, 0), (DIES, 1)])
+def test_a_saved_prediction_is_shown_again(verdict, code, tmp_path, capsys):
+    found = Prediction("train.py", verdict, card="24.00 GiB", total=24 << 30, allocated=MIB)
+    found.save(path := tmp_path / "prediction.json")
+    _prediction.show(found, told := io.StringIO())
+    assert cli.main(["show", str(path)]) == code
+    assert capsys.readouterr().out == told.getvalue()
+    assert cli.main(["show", str(path), "--show", "json"]) == code
+    assert Prediction.from_json(capsys.readouterr().out) == found
+    assert cli.main(["show", str(path), "--show", "markdown"]) == 2
+    assert "a prediction is shown as json, plain, table, not as 'markdown'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["nowhere.py"], "there is no script nowhere.py"),
         (["train.py", "--card", "rtx4099"], "did you mean rtx4090"),
+        (["train.py", "--conf", "bogus:1"], "--conf: Unrecognized key 'bogus' in Accelerator allocator config."),
+        (
+            ["asking.py"],
+            "asking.py:2: AssertionError: Torch not compiled with CUDA enabled; a script is predicted on the CPU",
+        ),
+        (["wrong.py"], "wrong.py could not be run: RuntimeError: wrong.py:1: ZeroDivisionError: division by zero"),
         (["train.py", "--batch-from", "0"], "--batch-from must be at least 1"),
         (
             ["train.py", "--fake", "--", "--look"],
@@ -253,6 +321,8 @@ def test_the_command(script, capfd, monkeypatch):
     ],
 )
 def test_wrong_use_gets_one_sentence(script, capfd, arguments, words):
+    Path("wrong.py").write_text("1 / 0\n")
+    Path("asking.py").write_text('import torch\nraise AssertionError("Torch not compiled with CUDA enabled")\n')
     assert cli.main(["predict", *arguments]) == 2
     out, err = capfd.readouterr()
     assert out == ""

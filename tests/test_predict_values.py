@@ -30,7 +30,7 @@ def test_numbers_are_one_and_conditions_do_not_hold_and_constants_are_what_they_
 def test_what_shapes_come_from_is_not_guessed(read):
     with fake_tensors() as mode, pytest.raises(NEEDS_DATA) as raised:
         read(torch.rand(3))
-    assert "depends on values; run it without --fake" in why(raised.value)
+    assert "depends on values; run it on real ones, without --fake" in why(raised.value)
     assert not mode.values.sentences()
 
 

@@ -66,3 +66,25 @@ def test_the_rule_of_the_torch_that_wrote_it_is_found(rule):
     found, card = recorded(rule, [2, 0, 1], requests)
     assert replay.closest(found)[0] == rule
     assert same(replay.closest(found)[1], card)
+
+
+def runs(found, monkeypatch):
+    """Return the rules by which a history is replayed when its outcomes are asked for."""
+    made = []
+
+    def card(history, conf, rule):
+        made.append(rule)
+        return real(history, conf, rule)
+
+    real = replay._card
+    monkeypatch.setattr(replay, "_card", card)
+    outcomes = found.outcomes
+    assert set(outcomes) == set(replay.TIE_BREAKS)
+    return made
+
+
+@pytest.mark.parametrize(("numbers", "rules"), [([2, 1, 0], ["segment"]), ([2, 0, 1], ["segment", "address"])])
+def test_where_addresses_ascend_one_run_is_that_of_both_rules(numbers, rules, monkeypatch):
+    requests = [("malloc", 1)] * 4 + [("malloc", 0), ("free", 0), ("free", 0), ("malloc", 2)]
+    found, _ = recorded("segment", numbers, requests)
+    assert runs(found, monkeypatch) == rules

@@ -184,6 +184,12 @@ def test_one_request_is_served_and_two_are(saved, verb):
     assert f"In part: {saved} of 3 requests that failed {verb} served" in _snapshot._verdict("", asked, replays)
 
 
+def test_some_requests_are_served_on_another_card():
+    recorded, asked = Outcome(8, 8, 8, 8, ooms=3), Outcome(8, 8, 8, 8, ooms=1, saved=2)
+    replays = Replays(recorded, asked, {"": asked}, None, "segment", 0)
+    assert "On this card 2 of 3 are served" in _snapshot._verdict("", asked, replays)
+
+
 def test_an_arm_that_died_at_the_wrong_step():
     finding = samples.dead()
     finding.died, finding.status, finding.reason = 5, REFUTED, "it died at step 5; the closed form predicts step 6"

@@ -78,6 +78,15 @@ def test_would_expandable_segments_have_saved_you(tmp_path, capsys):
     assert err == ""
 
 
+def test_what_a_larger_card_serves_is_not_owed_to_the_settings(tmp_path, capsys):
+    (path := tmp_path / "died.pickle").write_bytes(pickles.dumps(fragmented("").snapshot()))
+    conf = "expandable_segments:True"
+    assert cli.main(["show", str(path), "--replay", conf, "--card", "1 GiB"]) == 0
+    out = capsys.readouterr().out
+    assert "have saved you?" not in out
+    assert f"On this card what failed is served under the recorded settings, too; with {conf}, 80.00 MiB" in out
+
+
 def test_a_block_that_is_not_split_counts_whole():
     card = Allocator(total=1 << 30)
     card.record_history()
@@ -156,4 +165,6 @@ def test_a_history_that_does_not_fit_is_said_and_not_replayed(recorded, tmp_path
     changed["allocator_settings"]["PYTORCH_CUDA_ALLOC_CONF"] = "of_the_future:1"
     (tmp_path / "future.pickle").write_bytes(pickles.dumps(changed))
     assert cli.main(["show", str(tmp_path / "future.pickle"), "--replay", ""]) == 0
-    assert "its settings are of another torch: Unrecognized key 'of_the_future'" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    told = "another torch: Unrecognized key 'of_the_future' in Accelerator allocator config. So it is not replayed.\n"
+    assert f"its settings are of {told}" in out

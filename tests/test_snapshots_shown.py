@@ -95,17 +95,35 @@ def test_the_page_shows_every_byte_by_its_line(recorded, tmp_path, monkeypatch, 
 def test_wrong_use_of_show_is_one_sentence(recorded, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("taken.pickle").write_bytes(pickles.dumps(recorded[0]))
+    Path("other.pickle").write_bytes(pickles.dumps([1, 2, 3]))
+    Path("empty.pickle").touch()
     samples.report(samples.finding()).save(Path("report.json"))
     wrong = {
         ("taken.pickle", "--replay", "bogus:1"): "--replay: Unrecognized key 'bogus'",
         ("taken.pickle", "--show", "html", "--replay", ""): "the page shows what was recorded",
         ("taken.pickle", "--show", "markdown"): "a snapshot is shown as html, json, plain, table, not as 'markdown'",
         ("taken.pickle", "--card", "0"): "--card: a card of 0 bytes holds nothing",
+        ("taken.pickle", "--card", "8 MiB"): "--card bounds a replay; add --replay SETTINGS, or --replay ''",
+        ("other.pickle",): "cannot show other.pickle: it is a pickle, but not a memory snapshot: it has no segments",
+        ("empty.pickle",): "cannot show empty.pickle: it is empty",
+        ("report.json", "--show", "html"): "a report is shown as json, markdown, perfetto, plain, table, not as 'html'",
         ("report.json", "--replay", ""): "report.json is no memory snapshot; --replay and --card are for those",
     }
     for arguments, sentence in wrong.items():
         assert cli.main(["show", *arguments]) == 2
         assert capsys.readouterr().err.startswith(f"memlab: {sentence}")
+
+
+def test_run_saves_tracks_beside_what_it_shows(tmp_path, monkeypatch, capsys):
+    samples.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "sample.py", "--perfetto", "tracks.json", "--json", "report.json", "--show", "plain"]) == 0
+    assert "holds" in capsys.readouterr().out
+    assert cli.main(["show", "report.json", "--show", "perfetto"]) == 0
+    assert Path("tracks.json").read_text(encoding="utf-8") == capsys.readouterr().out
+    for out, sentence in {"-": "name a file, or write --show perfetto", "nowhere/x": "there is no folder"}.items():
+        assert cli.main(["run", "sample.py", "--perfetto", out]) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_perfetto_gets_counters_and_steps():
@@ -142,4 +160,6 @@ def test_a_folder_called_like_a_library_is_the_users(file):
     inside = [{"filename": "/opt/site-packages/torch/nn/modules/linear.py", "line": 3, "name": "forward"}]
     inside += [{"filename": "/src/pytorch/torch/_ops.py", "line": 4, "name": "__call__"}]
     inside += [{"filename": "/src/memlab/memlab/probes/storages.py", "line": 5, "name": "__torch_dispatch__"}]
+    inside += [{"filename": "/src/memlab/memlab/dispatch.py", "line": 6, "name": "__torch_dispatch__"}]
+    inside += [{"filename": "/build/Python-3.11.7/Objects/methodobject.c", "line": 542, "name": "cfunction_call"}]
     assert summary.where([*inside, {"filename": file, "line": 7, "name": "step"}]) == f"{file}:7"

@@ -257,6 +257,12 @@ def test_growth_and_the_peak(trace):
     assert "python -m memlab show pattern forward_without_backward:numbers_kept" in said
 
 
+def test_what_of_a_card_is_taken_is_said(trace):
+    status, _, said, _ = trace(LEAKS.replace("train(40)", "train(2)"), "--card", "rtx4090")
+    assert status == 0
+    assert "less 426.00 MiB for the CUDA context and 0 B of others: 23.22 GiB for torch" in said
+
+
 def test_out_of_memory_on_a_card(trace):
     code = LEAKS.replace("train(40)", "train(10**6)").replace("32, 64", "256, 64")
     status, _, said, found = trace(code, "--card", "4 MiB")

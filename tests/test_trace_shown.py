@@ -152,6 +152,7 @@ def test_show_and_diff(tmp_path, memlab_):
     assert "what step 4 kept was not recorded; there are 3" in memlab_("diff", f"{one}@4", one)[2]
     assert "comes the number of a step" in memlab_("diff", f"{one}@x", one)[2]
     assert "cannot read nowhere" in memlab_("diff", "nowhere", one)[2]
+    assert "a trace is shown as json, plain, table, not as 'html'" in memlab_("show", one, "--show", "html")[2]
     assert memlab_("show", tmp_path)[0] == 2
 
 

@@ -6,7 +6,7 @@ from memlab import versions
 from memlab.as_cuda.bars import is_exact, open_of, over_of
 from memlab.as_cuda.gpu import ASSUMED, ASSUMED_SMS
 from memlab.as_cuda.mode import CudaMode
-from memlab.cards import Card
+from memlab.cards import CARDS, Card
 from memlab.units import format_bytes
 
 NAMED = 8  # operators in one sentence
@@ -19,7 +19,7 @@ def exact(mode: CudaMode) -> list[str]:
     does = "return, save and take" if good > 1 else "returns, saves and takes"
     return [
         *([f"what {which} that ran {does} inside"] if good else []),
-        "torch's caching allocator (2.13): rounding, blocks, segments, retries, its error",
+        "torch's caching allocator: rounding, blocks, segments, retries, its error",
         "cuBLAS workspaces",
         f"all this as checked on {versions.checked()}, not yet on a GPU",
     ]
@@ -42,7 +42,7 @@ def modelled(card: Card, mode: CudaMode, peak: int) -> list[str]:
         found.append(f"a size is no device: kernels are chosen for compute capability {capability}, {ASSUMED_SMS} SMs")
     elif not card.sms:
         found.append(f"the card does not say how many SMs it has: {ASSUMED_SMS} are assumed, reductions depend on it")
-    if card.context:
+    if card.context and card == CARDS.get(card.name):  # a file has its own
         found.append(f"{format_bytes(card.context)} for the CUDA context is one figure for all cards")
     return found
 

@@ -110,12 +110,10 @@ def _pad(tensor: Tensor, multiple: int) -> Tensor:
 
 
 def _aligned(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
-    """The efficient kernel reads masks whose rows begin at multiples of 16 elements."""
+    """The efficient kernel reads masks whose rows begin at multiples of 8 elements (preprocess_mask, attention.cpp)."""
     if mask is None:
         return None
-    length = mask.shape[-1]
-    if length % 16:
-        mask = _pad(mask, 16)[..., :length]
+    mask = _pad(mask, 8)[..., : mask.shape[-1]]
     return mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
 
 

@@ -139,4 +139,4 @@ def why(error: BaseException) -> str:
     operator: Any = getattr(error, "func", None) or "an operator"
     name = str(operator).removeprefix("aten.").split(".")[0]
     asked = "a whole number that is read of a tensor" if "local_scalar" in name else f"what {name} returns"
-    return f"it needs data, and fake tensors have none: {asked} depends on values; run it without --fake"
+    return f"it needs data, and fake tensors have none: {asked} depends on values; run it on real ones, without --fake"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from memlab import formulas, versions
 from memlab.as_cuda import attention, cells, composites, norms, optimizers
+from memlab.as_cuda.assigning import Assigned, fills
 from memlab.as_cuda.bars import Bars, Bound, bound_of
 from memlab.as_cuda.gpu import Gpu
 from memlab.as_cuda.ordering import EARLY
@@ -78,6 +81,7 @@ class CudaMode(Mode):
         self._ran: dict[int, tuple[Any, Inside | None]] = {}  # by id: an operator's own hash is Python code
         self.before_backward: Callable[[], None] | None = None
         self.casts = False  # autocast was on
+        self._assigned = Assigned()
         self._task = -1
 
     def __torch_dispatch__(
@@ -89,9 +93,14 @@ class CudaMode(Mode):
                 return composite(*args, **(kwargs or {}))
         ran = self._ran.get(id(func))
         if ran is None:
+            if _is_whole(func):
+                with self:
+                    return func.decompose(*args, **(kwargs or {}))
             ran = self._ran[id(func)] = (func, _inside(func))
-        self.casts = self.casts or torch.is_autocast_enabled("cpu")
+        self.casts = self.casts or _autocasts(func, kwargs)
         inside = ran[1] if _all_strided(args) else None  # the ledger says that it does not count other layouts
+        if func is aten.index_put_.default and args[2] in self._assigned and fills(args[1]):
+            inside = None
         given = args if inside is None else in_order(func, args, kwargs)
         if inside is not None and inside.early is not None:
             with self.ledger.alone, scratch(self.ledger) as use:
@@ -101,6 +110,8 @@ class CudaMode(Mode):
         ledger, sequence, grad = self.ledger, _sequence_nr(), torch.is_grad_enabled()
         ledger.here.operators.runs(func, sequence, grad)
         operator, out = self._run(func, args, kwargs or {})
+        if func is aten.lift_fresh.default and self._assigned.see(out, _caller()):
+            return out
         with ledger.alone:
             self._see(operator, out, args, sequence)
             if inside is not None:
@@ -148,6 +159,8 @@ class CudaMode(Mode):
 
     def _run_kernel(self, func: Any, inside: Inside, args: Sequence[Any], out: Any) -> None:
         with scratch(self.ledger) as use:
+            if func is aten.index_put_.default and args[2] in self._assigned:
+                use.take(args[2].element_size())  # it is brought to the card
             if inside.kernel is not None:
                 inside.kernel(use, self.gpu, args, out)
             if inside.multiplies and takes_workspace(func, args):
@@ -209,6 +222,33 @@ def _order(func: Any, count: int) -> Sequence[int]:
     random = _RANDOM.get(func, ())
     others = [place for place in range(count) if place not in random]
     return [*random, *others] if versions.from_2_14() else others
+
+
+def _is_whole(func: Any) -> bool:
+    """Whether this is an operator that autograd takes apart, as nothing does in inference mode."""
+    return (
+        torch.is_inference_mode_enabled()
+        and func.namespace == "aten"
+        and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+        and not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CPU")
+    )
+
+
+def _caller() -> FrameType | None:
+    """Return the frame that called the operator: the nearest one outside this file."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals is globals():
+        frame = frame.f_back
+    return frame
+
+
+def _autocasts(func: Any, kwargs: dict[str, Any] | None) -> bool:
+    """Whether autocast makes this copy. Below autocast it looks switched off; how deep one is in it can be told."""
+    if func is not aten._to_copy.default or (kwargs or {}).get("dtype") not in norms.HALF:
+        return False
+    depth = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return bool(depth > 0)
 
 
 def _all_strided(args: tuple[Any, ...]) -> bool:

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from torch._subclasses import FakeTensor
+from torch.optim import ASGD, Adagrad
 from torch.optim import optimizer as _optimizer
 from torch.utils import _foreach_utils
 
@@ -13,6 +14,7 @@ _lock = threading.Lock()
 _open = 0
 _devices = _foreach_utils._get_foreach_kernels_supported_devices
 _hooks: list[Any] = []
+_adagrad_init: Any = Adagrad.__init__
 
 
 class _Thread(threading.local):
@@ -41,7 +43,19 @@ def _after(optimizer: Any, args: Any, kwargs: Any) -> None:
         _thread.stepping -= 1
 
 
+def _adagrad(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Adagrad makes its state at once: the scalars in it are on the host, unless it is fused."""
+    scalars = 0 if kwargs.get("fused") else 1
+    _thread.stepping += scalars
+    try:
+        _adagrad_init(self, *args, **kwargs)
+    finally:
+        _thread.stepping -= scalars
+
+
 def _on_device(optimizer: Any) -> bool:
+    if isinstance(optimizer, ASGD):
+        return True
     return any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
 
 
@@ -52,6 +66,7 @@ def enter() -> None:
         _open += 1
         if _open == 1:
             _replace(_supported)
+            Adagrad.__init__ = _adagrad  # type: ignore[method-assign]
             for types in (_optimizer._foreach_supported_types, _foreach_utils._foreach_supported_types):
                 types.append(FakeTensor)
             _hooks.extend(
@@ -70,6 +85,7 @@ def leave() -> None:
         _open -= 1
         if _open == 0:
             _replace(_devices)
+            Adagrad.__init__ = _adagrad_init  # type: ignore[method-assign]
             for types in (_optimizer._foreach_supported_types, _foreach_utils._foreach_supported_types):
                 types.remove(FakeTensor)
             while _hooks:

@@ -19,7 +19,7 @@ from torch import Tensor
 from memlab import versions
 
 KIB = 1024
-# By name: in place and with out= they multiply, too. linear and matmul only in inference mode, where they stay whole.
+# By name: in place and with out= they multiply, too.
 _PRODUCTS = frozenset(
     {
         "mm",
@@ -34,12 +34,10 @@ _PRODUCTS = frozenset(
         "dot",
         "vdot",
         "_trilinear",
-        "linear",
-        "matmul",
     }
 )
 _SOLVERS = frozenset(("linalg_lu", "linalg_lu_factor_ex", "linalg_solve_triangular"))  # of empty matrices, too
-_WITH_BIAS = frozenset(("addmm", "_addmm_activation", "linear"))
+_WITH_BIAS = frozenset(("addmm", "_addmm_activation"))
 _LT_TYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 _PAIR = re.compile(r":(\d+):(\d+)")
 
@@ -63,12 +61,7 @@ def takes_lt_workspace(operator: Any, args: Sequence[Any], out: Any) -> bool:
         return False
     if _name(operator) not in _WITH_BIAS:
         return _name(operator) == "_scaled_mm"
-    if _name(operator) == "linear":
-        bias, weight, beta = args[2] if len(args) > 2 else None, args[1].t(), 1
-        if args[0].dim() != 2 and not args[0].is_contiguous():
-            return False  # the bias is added afterwards
-    else:
-        bias, weight, beta = args[0], args[2], args[3] if len(args) > 3 else 1
+    bias, weight, beta = args[0], args[2], args[3] if len(args) > 3 else 1
     return bool(
         isinstance(bias, Tensor)
         and beta == 1

@@ -10,10 +10,11 @@ import argparse
 import importlib
 import pkgutil
 import sys
+from collections.abc import Sequence
 from typing import Protocol, TextIO
 
 from memlab import show as showing  # this package has a module called show
-from memlab.options import wrong
+from memlab.options import Wrong, wrong
 from memlab.show._columns import fold, width_of
 
 HOLDS, NOT_ALL_HOLD, WRONG_USE, INTERRUPTED, NOBODY_READS = 0, 1, 2, 130, 141
@@ -60,10 +61,16 @@ def commands() -> dict[str, Command]:
     return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
 
 
-def add_way(parser: argparse.ArgumentParser) -> None:
-    """Add ``--show``."""
+def add_way(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add ``--show``; ``more`` is told of it beside the ways of showing a report."""
     ways = ", ".join(showing.ways())
-    parser.add_argument("--show", metavar="HOW", help=f"{ways} (default: table at a terminal, plain in a pipe)")
+    parser.add_argument("--show", metavar="HOW", help=f"{ways} (default: table at a terminal, plain in a pipe){more}")
+
+
+def check_way(given: argparse.Namespace, what: str, ways: Sequence[str]) -> None:
+    """Refuse a ``--show`` by which ``what`` cannot be shown."""
+    if given.show is not None and given.show not in ways:
+        raise Wrong(f"{what} is shown as {', '.join(ways)}, not as {given.show!r}")
 
 
 def way(given: argparse.Namespace, stream: TextIO) -> showing.Show:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memlab import options
-from memlab.commands import HOLDS
+from memlab.commands import HOLDS, check_way
 from memlab.options import Wrong
 
 if TYPE_CHECKING:
@@ -44,11 +44,12 @@ def show(given: argparse.Namespace, path: Path) -> int:
     from memlab.show import _snapshot
     from memlab.snapshots import content, summary
 
-    if given.show is not None and given.show not in WAYS:
-        raise Wrong(f"a snapshot is shown as {', '.join(WAYS)}, not as {given.show!r}")
+    check_way(given, "a snapshot", WAYS)
     card = options.card(given.card)
     if given.show == "html" and given.replay:
         raise Wrong("the page shows what was recorded; leave --replay or --show html away")
+    if card is not None and not given.replay:
+        raise Wrong("--card bounds a replay; add --replay SETTINGS, or --replay '' for torch's own")
     with options.wrong(f"cannot show {path}"), path.open("rb") as file:
         found = content.load(file)
     if given.show == "html":
@@ -72,5 +73,5 @@ def _page(name: str, found: Snapshot) -> None:
         try:
             devices[device] = timeline(found, device)
         except ValueError as error:
-            devices[device] = f"The history cannot be followed to these segments: {error}."
+            devices[device] = f"The history cannot be followed to these segments: {str(error).rstrip('.')}."
     _snapshot_page.show(name, devices, sys.stdout)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from memlab import options
+from memlab.allocator.settings import Settings
 from memlab.cards import Card
 from memlab.commands import HOLDS, NOT_ALL_HOLD
 from memlab.options import Wrong
@@ -39,6 +40,8 @@ def command(given: argparse.Namespace) -> int:
         raise Wrong(f"there is no script {given.script}")
     card = options.card(given.card)
     assert card is not None
+    with options.wrong("--conf"):
+        Settings().update(given.conf)
     timeout = options.number("--timeout", given.timeout, 1, 10**9)
     start = None if given.batch_from is None else options.number("--batch-from", given.batch_from, 1, options.LARGEST)
     found = _predict(script, given, card, start, timeout)

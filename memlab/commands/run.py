@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="OUT.pickle",
         help="save what memory_viz and memlab show open; of several arms, OUT.EXPERIMENT.ARM.pickle each",
     )
+    parser.add_argument("--perfetto", metavar="OUT", help="save counter tracks here, for ui.perfetto.dev")
     add_way(parser)
 
 
@@ -39,6 +41,7 @@ def command(given: argparse.Namespace) -> int:
     from memlab.show import _live
 
     show_report, destination = way(given, sys.stdout), options.destination(given.json)
+    tracks = _tracks(given.perfetto)
     timeout = options.number("--timeout", given.timeout, 1, 10**9)
     device = None if given.device is None else options.device(given.device)
     card = options.card(given.card)
@@ -56,6 +59,7 @@ def command(given: argparse.Namespace) -> int:
         report = _measure(plan, device, timeout, view)
     try:
         _save(report, destination)
+        _save_tracks(report, tracks)
     finally:  # a full disk must not take the findings with it
         (show.way("json") if given.json == options.STDOUT else show_report)(report, sys.stdout)
     return HOLDS if report.holds else NOT_ALL_HOLD
@@ -66,6 +70,24 @@ def _snapshot(out: str | None) -> Path | None:
         raise Wrong("--snapshot -: a snapshot is no text; name a file")
     path = options.destination(out, "--snapshot")
     return path.absolute() if path is not None else None
+
+
+def _tracks(out: str | None) -> Path | None:
+    if out == options.STDOUT:
+        raise Wrong("--perfetto -: name a file, or write --show perfetto")
+    return options.destination(out, "--perfetto")
+
+
+def _save_tracks(report: Report, path: Path | None) -> None:
+    from memlab.report import write_atomically
+    from memlab.show import perfetto
+
+    if path is not None:
+        perfetto.show(report, text := io.StringIO())
+        try:
+            write_atomically(path, text.getvalue())
+        except OSError as error:
+            raise Wrong(f"--perfetto {path}: cannot write it: {error.strerror}") from None
 
 
 def _measure(plan: options.Plan, device: str | None, timeout: float, view: View) -> Report:

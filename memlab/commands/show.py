@@ -1,6 +1,6 @@
-"""Show a saved report, trace or memory snapshot again, or the code of a pattern to copy.
+"""Show a saved report, trace, prediction or memory snapshot again, or the code of a pattern to copy.
 
-memlab show REPORT.json            what run --json or trace --json saved, without measuring
+memlab show REPORT.json            what run, trace or predict --json saved, without measuring
 memlab show SNAPSHOT.pickle        a memory snapshot, whoever wrote it
 memlab show pattern                the known patterns of growth, and the arm that shows each cure
 memlab show pattern NAME[:ARM]     the code of an experiment's arm, plain PyTorch, ready to run
@@ -13,12 +13,19 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from memlab import options
-from memlab.commands import HOLDS, NOT_ALL_HOLD, _snapshots, add_way, way
+from memlab import show as showing
+from memlab.commands import HOLDS, NOT_ALL_HOLD, _snapshots, add_way, check_way, way
 from memlab.options import Wrong
 
 PATTERN = "pattern"
+WAYS = ("json", "plain", "table")  # of a trace and a prediction; the latter two are one
+
+if TYPE_CHECKING:
+    from memlab.prediction import Prediction
+    from memlab.tracing.trace import Trace
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--copy", metavar="FILE", help="write the pattern's code to this new file")
     _snapshots.add_options(parser)
-    add_way(parser)
+    add_way(parser, "; html of a snapshot")
 
 
 def command(given: argparse.Namespace) -> int:
@@ -42,7 +49,7 @@ def command(given: argparse.Namespace) -> int:
 
 
 def _file(given: argparse.Namespace, path: Path) -> int:
-    from memlab import report
+    from memlab import prediction, report
     from memlab.tracing import trace
 
     try:
@@ -50,19 +57,50 @@ def _file(given: argparse.Namespace, path: Path) -> int:
             return _snapshots.show(given, path)
         if given.replay or given.card:
             raise Wrong(f"{path} is no memory snapshot; --replay and --card are for those")
-        show = way(given, sys.stdout)
         with options.wrong(f"cannot show {path}"):
-            content = report.parsed(report.read_text(path))
+            content = _content(report.read_text(path))
             if report.format_of(content) == trace.FORMAT:
-                from memlab.show import _trace
-
-                _trace.show(trace.Trace.from_content(content), sys.stdout, given.show)
-                return HOLDS
+                return _trace(given, trace.Trace.from_content(content))
+            if report.format_of(content) == prediction.FORMAT:
+                return _prediction(given, prediction.Prediction.from_content(content))
             found = report.Report.from_content(content)
+        if given.show in _snapshots.WAYS:
+            check_way(given, "a report", showing.ways())
+        show = way(given, sys.stdout)
     except OSError as error:
         raise Wrong(f"cannot read {path}: {error.strerror}; memlab run --json saves reports") from None
     show(found, sys.stdout)
     return HOLDS if found.holds else NOT_ALL_HOLD
+
+
+def _content(text: str) -> Any:
+    """Return what JSON says. Raises ValueError with a sentence for what is none, and not meant to be."""
+    from memlab import report
+
+    if not text.strip():
+        raise ValueError("it is empty")
+    if text.lstrip()[0] not in "{[":
+        raise ValueError("it is not JSON, as memlab saves it, nor a pickle of protocol 2 or later, as torch does")
+    return report.parsed(text)
+
+
+def _trace(given: argparse.Namespace, found: Trace) -> int:
+    from memlab.show import _trace
+
+    check_way(given, "a trace", WAYS)
+    _trace.show(found, sys.stdout, given.show)
+    return HOLDS
+
+
+def _prediction(given: argparse.Namespace, found: Prediction) -> int:
+    from memlab.show import _prediction
+
+    check_way(given, "a prediction", WAYS)
+    if given.show == "json":
+        sys.stdout.write(found.to_json())
+    else:
+        _prediction.show(found, sys.stdout)
+    return HOLDS if found.fits else NOT_ALL_HOLD
 
 
 def _pattern(given: argparse.Namespace) -> int:

@@ -48,6 +48,8 @@ def command(given: argparse.Namespace) -> int:
     running.prepare_path(target)
     with options.wrong():
         found = target.find()
+    if card is not None and card.usable != card.total:
+        commands.tell(card.describe())
     commands.give_streams_back()
     return _run(target, found, (card, at, steps), destination)
 

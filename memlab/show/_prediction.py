@@ -52,11 +52,22 @@ def _told(found: Prediction, room: int) -> Iterator[tuple[str | None, str]]:
 def _verdict(found: Prediction) -> str:
     what = clean(found.what)
     if found.largest is not None:
-        told = f"the largest batch that fits is {found.largest}{_doubt(found)}" if found.largest else "no batch fits"
-        return f"{what}: {told}"
+        return f"{what}: {_largest(found)}"
     if found.verdict == FITS:
-        return f"{what} fits{_doubt(found)}"
+        errors = "OutOfMemoryError" if found.caught == 1 else "OutOfMemoryErrors"
+        caught = f", after {found.caught:,} {errors} that it caught" if found.caught else ""
+        return f"{what} fits{_doubt(found)}{caught}"
     return f"{what} dies at {clean(found.died)}" if found.verdict == DIES else f"{what}: {clean(found.reason)}"
+
+
+def _largest(found: Prediction) -> str:
+    """Say what is known of the batches: only what was tried."""
+    if not found.largest:
+        first = next(iter(found.batches), "1")
+        return "no batch fits" if first == "1" else f"batch {clean(first)} does not fit, and no smaller one was tried"
+    if found.batches and DIES not in found.batches.values():
+        return f"every batch that was tried fits, up to {found.largest}{_doubt(found)}"
+    return f"the largest batch that fits is {found.largest}{_doubt(found)}"
 
 
 def _doubt(found: Prediction) -> str:

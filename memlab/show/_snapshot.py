@@ -141,7 +141,8 @@ def _end(outcome: Outcome) -> str:
 
 def _sentences(device: DeviceSummary) -> list[str]:
     if device.problem:
-        return [f"The history cannot be followed to these segments: {clean(device.problem)}. So it is not replayed."]
+        problem = clean(device.problem).rstrip(".")  # torch's own texts end in one
+        return [f"The history cannot be followed to these segments: {problem}. So it is not replayed."]
     replays = device.replays
     if replays is None:
         return []
@@ -164,6 +165,9 @@ def _verdict(conf: str, outcome: Outcome, replays: Replays) -> str:
         return f"{question} No: it runs out of memory at event {outcome.died:,}, a request of {wanted} that was served."
     if not failed:
         return f"Nothing failed in this history; with {name}, {reserved}."
+    if 0 < outcome.saved == replays.model.saved:
+        served = "what failed is served" if outcome.saved == failed else f"{outcome.saved} of {failed} are served"
+        return f"On this card {served} under the recorded settings, too; with {name}, {reserved}."
     if outcome.saved == failed:
         return f"{question} Yes: what failed is served; {reserved}."
     if outcome.saved:

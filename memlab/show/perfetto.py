@@ -3,7 +3,7 @@
 Steps are slices of one millisecond each, for nobody measured how long they took: the axis counts steps. A counter has
 its value from the end of a step, where it was measured, to the end of the next. Every counter is in bytes.
 
-    memlab run NAME --show perfetto > trace.json, then open it at ui.perfetto.dev
+    memlab run NAME --perfetto trace.json, then open it at ui.perfetto.dev
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def parse(content: Any) -> Snapshot:
     Raises:
         NotASnapshot: it is something else.
     """
-    if isinstance(content, list):
+    if isinstance(content, list) and all(isinstance(each, dict) for each in content):
         content = {"segments": content}
     if not isinstance(content, dict) or "segments" not in content:
         raise NotASnapshot("it is a pickle, but not a memory snapshot: it has no segments")

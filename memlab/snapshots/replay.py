@@ -10,9 +10,10 @@ blocks (torch up to 2.12), segments lie as the record has them, and a segment th
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from memlab.allocator import Allocator, OutOfMemory
 from memlab.allocator.settings import Settings
@@ -100,12 +101,16 @@ class History:
     def _modelled(self) -> tuple[frozenset[int], dict[str, Outcome]]:
         """Of what either rule says of the releases, what comes closest to the record."""
         unsure = _unsure(self)
-        found = {rule: _replay(self, self.emptied, self.conf, rule, unsure) for rule in TIE_BREAKS}
-        table = {releases: dict.fromkeys(TIE_BREAKS, outcome) for outcome, releases in found.values()}
-        for releases, outcomes in table.items():
-            for rule, (outcome, own) in found.items():
-                sure = own == releases <= self.emptied and outcome.died not in unsure
-                outcomes[rule] = outcome if sure else _replay(self, releases, self.conf, rule)[0]
+        found = _by_rule(self, self.emptied, TIE_BREAKS, unsure)
+        table: dict[frozenset[int], dict[str, Outcome]] = {}
+        for releases in {run.emptied: None for run in found.values()}:
+            sure = {
+                rule: run
+                for rule, run in found.items()
+                if run.emptied == releases <= self.emptied and run.outcome.died not in unsure
+            }
+            again = _by_rule(self, releases, [rule for rule in TIE_BREAKS if rule not in sure])
+            table[releases] = {rule: (sure | again)[rule].outcome for rule in TIE_BREAKS}
         return min(table.items(), key=lambda each: min(_distance(it, self.recorded) for it in each[1].values()))
 
 
@@ -200,13 +205,32 @@ def replay(history: History, conf: str, tie_break: str = "segment") -> Outcome:
     """
     if conf == history.conf:
         return history.outcomes[tie_break]
-    return _replay(history, history.releases, conf, tie_break)[0]
+    return _replay(history, history.releases, conf, tie_break).outcome
+
+
+class _Run(NamedTuple):
+    """One replay: its outcome, before which events the cache was emptied, whether both rules take the same blocks."""
+
+    outcome: Outcome
+    emptied: frozenset[int]
+    either_rule: bool
+
+
+def _by_rule(
+    history: History, releases: frozenset[int], rules: Iterable[str], unsure: Mapping[int, int] = NONE
+) -> dict[str, _Run]:
+    """Replay under the recorded settings by each rule; once, where the first run shows that they do not differ."""
+    found: dict[str, _Run] = {}
+    for rule in rules:
+        same = next((run for run in found.values() if run.either_rule), None)
+        found[rule] = same or _replay(history, releases, history.conf, rule, unsure)
+    return found
 
 
 def _replay(
     history: History, releases: frozenset[int], conf: str, tie_break: str, unsure: Mapping[int, int] = NONE
-) -> tuple[Outcome, frozenset[int]]:
-    """Replay, and return before which events the cache was emptied, as far as it got.
+) -> _Run:
+    """Replay, and tell before which events the cache was emptied, as far as it got.
 
     Of those are the ``unsure`` ones where segments were returned needlessly: by the program, too. The record does not
     say it, but the model does: brought to the same moment, it serves the next request and returns nothing. With one of
@@ -253,13 +277,14 @@ def _replay(
         died=died,
         died_of=history.events[died].size if died is not None and history.events else 0,
     )
-    return outcome, frozenset(emptied)
+    return _Run(outcome, frozenset(emptied), card.ascends)
 
 
 class _Placed(Allocator):
     """An allocator whose segments are in the order of recorded addresses where the lowest address is taken.
 
-    The model's own addresses ascend; those of a driver do not, for what was returned is given again.
+    The model's own addresses ascend; those of a driver do not, for what was returned is given again. As long as they
+    do (``ascends``), the oldest segment is the one with the lowest address, and both rules take the same blocks.
     """
 
     def __init__(self, segments: tuple[tuple[int, int, int], ...], total: int, conf: str, tie_break: str) -> None:
@@ -267,15 +292,17 @@ class _Placed(Allocator):
         self.recorded: defaultdict[tuple[int, int], deque[int]] = defaultdict(deque)
         for address, size, stream in segments:
             self.recorded[size, stream].append(address)
+        self.ascends, self.newest = True, 0
 
     def next_order(self, size: int, stream: int) -> int:
-        if self.ties_by_segment:
-            return super().next_order(size, stream)
         addresses = self.recorded[size, stream]
-        return addresses.popleft() if addresses else LAST
+        place = addresses.popleft() if addresses else LAST
+        self.ascends = self.ascends and place >= self.newest
+        self.newest = place
+        return super().next_order(size, stream) if self.ties_by_segment else place
 
 
-def _card(history: History, conf: str, tie_break: str) -> Allocator:
+def _card(history: History, conf: str, tie_break: str) -> _Placed:
     card = _Placed(history.segments, history.capacity or UNLIMITED, conf, tie_break)
     if history.limited:
         card.device.total, card.allowed = UNLIMITED, history.capacity

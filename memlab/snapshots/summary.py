@@ -19,9 +19,9 @@ TOP = 5
 _LIBRARY = re.compile(
     r"^<frozen |[/\\](site|dist)-packages[/\\](torch|memlab)[/\\]"
     r"|[/\\]torch[/\\](nn|autograd|optim|utils|cuda|amp|fx|distributed|_\w+)[/\\.]"
-    r"|[/\\]memlab[/\\](probes|guard|tracing|measure|child|watching)[/\\.]"
+    r"|[/\\]memlab[/\\](probes|guard|tracing|measure|child|watching|dispatch|kernel)[/\\.]"
 )
-_NATIVE = ("??", "")
+_NATIVE = re.compile(r"^(\?\?)?$|\.(c|cc|cpp|cxx|cu|cuh|h|hpp|pyx)$")  # an interpreter with symbols has lines, too
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _top(blocks: list[Block]) -> dict[str, tuple[int, int]]:
 
 def where(frames: Any) -> str:
     """Return the innermost source line outside libraries, as ``file:line``; the innermost Python line without one."""
-    python = [each for each in content.frames(frames) if each.filename not in _NATIVE and each.line > 0]
+    python = [each for each in content.frames(frames) if each.line > 0 and not _NATIVE.search(each.filename)]
     users = (each for each in python if not _LIBRARY.search(each.filename))
     chosen = next(users, python[0] if python else None)
     return f"{chosen.filename}:{chosen.line}" if chosen is not None else "unknown"
