@@ -68,7 +68,7 @@ def _predict(script: Path, given: argparse.Namespace, card: Card, start: int | N
         try:
             found: Prediction = isolate.ask(*asked, timeout=timeout)
         except isolate.Lost as error:
-            raise Wrong(f"{script.name} could not be run: {error}") from None
+            raise Wrong(f"{script.name} could not be run: {str(error).removeprefix('RuntimeError: ')}") from None
         if found.verdict == UNKNOWN:
             raise Wrong(f"{found.died}: {found.reason}")
         tried[batch] = found
