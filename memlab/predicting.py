@@ -90,8 +90,9 @@ def predict_script(
 
 
 def _cure(error: Exception) -> str:
-    asks = "Torch not compiled with CUDA" in str(error) or "Found no NVIDIA driver" in str(error)
-    return '; a script is predicted on the CPU: let it ask a device only where torch.cuda.is_available()' if asks else ""
+    if "Torch not compiled with CUDA" not in str(error) and "Found no NVIDIA driver" not in str(error):
+        return ""
+    return "; a script is predicted on the CPU: let it ask a device only where torch.cuda.is_available()"
 
 
 def largest_batch(tried: Callable[[int], Prediction], start: int) -> tuple[int, dict[str, str]]:

@@ -311,7 +311,7 @@ def test_a_saved_prediction_is_shown_again(verdict, code, tmp_path, capsys):
             ["asking.py"],
             "asking.py:2: AssertionError: Torch not compiled with CUDA enabled; a script is predicted on the CPU",
         ),
-        (["wrong.py"], "wrong.py could not be run: RuntimeError: wrong.py:1: ZeroDivisionError: division by zero"),
+        (["wrong.py"], "wrong.py could not be run: wrong.py:1: ZeroDivisionError: division by zero"),
         (["train.py", "--batch-from", "0"], "--batch-from must be at least 1"),
         (
             ["train.py", "--fake", "--", "--look"],
