@@ -107,7 +107,7 @@ def open_ledger(ledger: SavedLedger) -> None:
         _open_ledgers += 1
         if _open_ledgers == 1:
             _replace(_push, _disable, _enable)
-            functions.show()
+            functions.show(_keeps_on_ctx)
     _thread.ledgers = (*_thread.ledgers, ledger)
     top = hook_stack.top()
     hook_stack.push(*_compose(_thread.ledgers, _user_pair(top)))
@@ -144,6 +144,11 @@ def _replace(push: Any, disable: Any, enable: Any) -> None:
     _autograd._push_saved_tensors_default_hooks = push
     _autograd._saved_tensors_hooks_disable = disable
     _autograd._saved_tensors_hooks_enable = enable
+
+
+def _keeps_on_ctx(function: str, attribute: str) -> None:
+    for ledger in _thread.ledgers:
+        ledger.on_ctx.setdefault(function, attribute)
 
 
 def _push(pack: Any, unpack: Any) -> None:

@@ -35,6 +35,8 @@ def owner(each: Held, width: int | None, last: int = 0) -> Iterator[Text]:
         yield Text(line, PLAIN)
     for label, text in _told(each, width):
         lead = f"  {label:<9}"
+        if not label and width is not None and cells(lead + text) > width:
+            lead = "    "  # a command that is broken cannot be copied
         for line in fold(text, width, lead, " " * len(lead)):
             yield Text(line)
 
