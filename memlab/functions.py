@@ -31,7 +31,7 @@ APPLY: CodeType = _torchs.__func__.__code__ if _IN_PYTHON else _apply.__code__
 
 
 def show(keeps: Callable[[str, str], None]) -> None:
-    """Let ``apply`` have a frame, in all threads, and ``keeps`` hear which Function keeps tensors in which attribute."""
+    """Let ``apply`` have a frame, in all threads; ``keeps`` hears which Function keeps tensors in which attribute."""
     if not _IN_PYTHON:
         _function.apply = classmethod(_apply)
 

@@ -189,6 +189,9 @@ KNOWN = [
 ]
 """In the order in which they are tried; the first that fits is the answer."""
 
+CARRIED = frozenset({"accumulated loss", "average with history", "undetached recurrent state"})
+"""Of these, those in which one value leads to all before it."""
+
 
 def recognise(clue: Clue) -> Pattern | None:
     """Return the known pattern that an owner is, None when none fits."""

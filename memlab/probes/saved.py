@@ -89,7 +89,9 @@ class Saved:
     def blind(self) -> list[str]:
         """Sentences about what this probe met and could not see."""
         on_ctx = self.ledger.on_ctx.items()
-        told = (f"tensors that {each} keeps as attributes of its ctx are not counted: ctx.{name}" for each, name in on_ctx)
+        told = (
+            f"tensors that {each} keeps as attributes of its ctx are not counted: ctx.{name}" for each, name in on_ctx
+        )
         return sorted({*self.ledger.blind, *told})
 
     def by(self, what: str) -> dict[str, int]:

@@ -86,6 +86,7 @@ class Held:
         elements: how many tensors it holds.
         pinned: bytes of storages that it keeps, saved or not, and that are new since the run's warm-up.
         complete: whether its graphs were read to their ends; if not, the numbers are at least what they say.
+        carrier: the name that carries on the state that this one, made anew in every step, leads to; else empty.
     """
 
     path: str
@@ -108,6 +109,7 @@ class Held:
     complete: bool = True
     elements: int = 0
     pinned: int = 0
+    carrier: str = ""
 
     @property
     def place(self) -> tuple[str, str]:
