@@ -442,6 +442,23 @@ def test_cycles_are_named_and_whether_gc_frees_them(x):
         gradient().grad_fn  # noqa: B018
 
 
+def test_a_leaf_and_the_graph_of_its_attribute_are_a_cycle_that_gc_leaves(x):
+    """The way back goes through C++: the graph leads to the leaf, and no collector sees that."""
+
+    def make():
+        weight = torch.nn.Parameter(torch.ones(3))
+        weight.extra = {"out": weight.exp()}
+        return weakref.ref(weight)
+
+    weight = make()
+    gc.collect()
+    (owner,) = [each for each in owners() if each.name == "Parameter.extra"]
+    assert (owner.kind, owner.freed_by_gc, owner.exclusive_bytes) == ("cycle", False, 12)
+    assert "a Parameter and the graph of its attribute hold each other" in owner.path
+    weight().extra.clear()
+    assert weight() is None
+
+
 def test_a_module_of_two_names_goes_by_its_first(monkeypatch, x):
     module = types.ModuleType("first_name")
     module.kept = x.exp()
