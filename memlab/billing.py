@@ -134,7 +134,10 @@ class Walk:
         elif functions.tensors_on(node):
             self.unseen[f"{node.name()}'s ctx"] += 1
         if self._collect(saved_by(node), node):
+            caching = self._regions.caching
             self._collect(self._regions.inputs(node), _Checkpoint(node._sequence_nr()))
+            if self._regions.caching > caching:
+                self.unseen["a selective checkpoint's cache"] += self._regions.caching - caching
 
     def _collect(self, kept: Iterable[tuple[str, Any]], node: Any) -> bool:
         """Add what is kept; return whether some of it is to be computed again."""

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.checkpoint import _StopRecomputationError as _StopRecomputation
 
-from memlab import functions, hook_stack, wrappers
+from memlab import checkpoints, functions, hook_stack, wrappers
 from memlab.hook_stack import Pair
 from memlab.in_place import LEAF, VIEW, in_place_text
 from memlab.ledger import SavedLedger, is_parameter
@@ -153,6 +153,9 @@ def _keeps_on_ctx(function: str, attribute: str) -> None:
 
 def _push(pack: Any, unpack: Any) -> None:
     if _thread.ledgers:
+        if checkpoints.caches(unpack):
+            for ledger in _thread.ledgers:
+                ledger.blind.add("what a selective checkpoint's policy keeps is in a cache of its own and not counted")
         pack, unpack = _compose(_thread.ledgers, (pack, unpack), owner=None)
     hook_stack.push(pack, unpack)
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memlab import deep, hooks, origins
+from memlab import checkpoints, deep, hooks, origins
 from memlab.ownership import bound, frames, look, shell
 from memlab.ownership.alike import Alike
 from memlab.ownership.heap import Heap, Holders
@@ -228,6 +228,10 @@ class Climb:
         return is_output
 
     def _function(self, function: FunctionType, held: int) -> bool:
+        if function.__code__.co_filename == checkpoints.FILE:
+            return held == id(function.__closure__)  # of a region, which its graph keeps; nobody can act on it
+        if frames.is_own(function.__code__):
+            return False
         about = f"{function.__qualname__}(), {frames.place(function.__code__)}"
         if held == id(function.__closure__):
             for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):

@@ -88,6 +88,8 @@ class Loose:
                 found.add(graphs.number[each])
             elif each in graphs.variables:
                 found.add(graphs.variables[each])
+            elif each in graphs.regions:
+                found.update(graphs.regions[each])
             elif each != thing and each in self._numbers:
                 found.add(self._numbers[each])
         return found

@@ -132,7 +132,7 @@ def _rate(owner: Owner, pinned: int, step: int, before: Held, within: bool) -> i
         return 0
     if (within or not owner.complete) and before.per_step > 0:
         return before.per_step
-    return max(0, grown or pinned - before.pinned) // passed
+    return max(0, grown, pinned - before.pinned) // passed
 
 
 def _rate_since(owner: Owner, pinned: int, steps: int) -> int:

@@ -80,7 +80,8 @@ class Held:
         bytes, exclusive, tensors, nodes, holds: as in `memlab.Owner`.
         born: where the tensors at its end were made; ``source`` is the text of that line.
         kept: where that is unknown, the only statement that stores into the name, if there is one (`kept_at`).
-        per_step: bytes that it grew by in each step; 0 when it did not grow or was seen once.
+        per_step: bytes that it grew by in each step, of what is saved or of all that it pins, whichever is more; 0 when
+            it did not grow or was seen once.
         pattern, fix, cure: the known pattern it is, in a word; what to do, in a sentence; the experiment's arm.
         step: steps that had ended when it was seen.
         elements: how many tensors it holds.
