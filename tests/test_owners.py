@@ -23,6 +23,7 @@ import memlab
 from memlab import origins
 from memlab.ownership import frames, reach
 from memlab.ownership import survey as look_at_heap
+from memlab.tracing import makeup
 
 pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("nothing_else_alive")]
 
@@ -399,6 +400,25 @@ def test_growth_names_who_grows_in_the_classic_loops(x):
     }
     assert sum(owner.bytes_per_step for owner in found.owners) - found.bytes_per_step in (-4, 0)
     assert total.requires_grad
+
+
+def test_sparse_gradients_that_pile_up_are_named_by_what_they_are_made_of():
+    """A sparse tensor has no storage: its indices and values have, 8 bytes and a row of 16 for each of 5 rows."""
+    embedding, gradients = torch.nn.Embedding(10, 4, sparse=True), []
+
+    def step():
+        embedding.weight.grad = None
+        embedding(torch.arange(5)).exp().sum().backward()
+        gradients.append(embedding.weight.grad)
+
+    found = memlab.growth(step, steps=4, warmup=1)
+    line = step.__code__.co_firstlineno + 2
+    (owner,) = found.owners
+    assert (owner.name, owner.holds, owner.bytes_per_step) == ("gradients", "tensors", 5 * 8 + 5 * 16)
+    assert owner.bytes_per_step == found.bytes_per_step and owner.born.endswith(f"test_owners.py:{line}")
+    assert "-> list[4] -> sparse Tensor -> Tensor" in owner.path
+    seen = makeup.seen_by_python()
+    assert all(seen[each._values().untyped_storage()._cdata] == 5 * 16 for each in gradients)
 
 
 def test_a_clean_step_costs_no_look_at_the_heap(x, monkeypatch):

@@ -63,8 +63,8 @@ def test_a_policys_cache_is_named_not_counted():
     with memlab.watch() as seen:
         output, _ = selective()
     sentence = "what a selective checkpoint's policy keeps is in a cache of its own and not counted"
-    assert seen.blind == [sentence] and seen.saved.bytes == EACH
+    assert sentence in seen.blind and seen.saved.bytes == EACH
     assert memlab.bill(output).unseen == {"a selective checkpoint's cache": 1}
     with memlab.watch() as seen:
         output, _ = with_a_mask()
-    assert seen.blind == [] and memlab.bill(output).unseen == {}
+    assert sentence not in seen.blind and memlab.bill(output).unseen == {}

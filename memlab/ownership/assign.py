@@ -109,8 +109,10 @@ class Assignment:
             return [(held, None) for held in climb.down[holder]]
         found: list[tuple[int, str | None]] = []
         for held in climb.down[holder]:
-            if climb.links.owner_of(held) != holder and type(thing) is FunctionType:
-                found.append((held, None))  # what it closes over, or a default
+            if climb.links.owner_of(held) != holder and (
+                type(thing) is FunctionType or held in climb.parts.get(holder, ())
+            ):
+                found.append((held, None))  # what it closes over, or a default; what a sparse tensor is made of
             elif climb.links.owner_of(held) == holder:
                 found.extend((each, self.attribute_in(held, each)) for each in climb.down[held])
             else:

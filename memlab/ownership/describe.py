@@ -238,6 +238,8 @@ class Words:
         if kind is FrameType:
             name = next((name for name, identity in frames.slots(thing) if identity == held), "")
             return f"frame of {frames.describe(thing)}" + (f": {name}" if name else "")
+        if held in climb.parts.get(holder, ()):
+            return f"sparse {look.type_name(kind)}"
         if look.is_a(thing, *look.CONTAINERS):
             return look.type_name(kind) + look.place_in(thing, held)
         return f"{look.type_name(kind)}.{self._assignment.attribute(holder, held)}"
