@@ -113,6 +113,27 @@ def test_on_oom_explains_before_the_traceback(armed, capsys):
     assert said.count("memlab: out of memory") == 1
 
 
+@NEEDS_PACKED
+def test_on_oom_tells_what_ran_after_who_kept(armed, capsys, monkeypatch):
+    """A variable of the step that ran out is larger than what piled up, and no cause."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def step(kept):
+        scratch = torch.zeros(1 << 20)
+        kept.append(scratch.sum() * torch.ones(1, requires_grad=True).exp())
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    losses_of_the_run = []
+    try:
+        step(losses_of_the_run)
+    except torch.OutOfMemoryError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    said = capsys.readouterr().err
+    assert said.index("losses_of_the_run") < said.index("in use") < said.index("scratch (local of ")
+    assert re.search(r"  in use +4\.00 MiB  scratch \(local of .*step\(\), .*test_explaining\.py:\d+\)\n", said)
+    assert said.count("scratch (local of ") == 1
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_on_oom_in_a_thread_and_behind_another_error(armed, capsys):
     def fails():
