@@ -18,7 +18,7 @@ class Clue:
     """What is known of an owner.
 
     Attributes:
-        name: the variable, for the advice alone.
+        name, where: the variable and where it lives, for the advice and for attributes of torch's own classes alone.
         place: likewise, where in the variable the tensor is that stands for all: ``"['total']"``.
         kind, holds, elements, through, scalar, made_by, evaluating: as in `memlab.Owner`.
         grows: whether its bytes or nodes rose from step to step.
@@ -27,6 +27,7 @@ class Clue:
     """
 
     name: str
+    where: str = ""
     place: str = ""
     kind: str = ""
     holds: str = GRAPH
@@ -48,7 +49,7 @@ class Pattern:
         name: in a word or two.
         what: what happens, in a sentence.
         fix: what to write instead; ``{name}`` stands for the variable, ``{place}`` for the place in it.
-        cure: ``experiment:arm`` that shows the cure.
+        cure: ``experiment:arm`` that shows the cure; empty where nothing is to be cured.
         fits: whether an owner is one of these.
         holds: what owners of this kind hold.
     """
@@ -193,6 +194,19 @@ CARRIED = frozenset({"accumulated loss", "average with history", "undetached rec
 """Of these, those in which one value leads to all before it."""
 
 
+FILLS = Pattern(
+    "history that fills",
+    "LBFGS keeps directions and steps of its last history_size iterations, and grows until it has them",
+    "none is needed: LBFGS stops growing at history_size iterations (100 unless told); fewer need less",
+    "",
+    lambda clue: clue.where.startswith("attribute of LBFGS") and clue.name.endswith(".state"),
+    holds=(TENSORS,),
+)
+"""Growth that ends by itself."""
+
+
 def recognise(clue: Clue) -> Pattern | None:
     """Return the known pattern that an owner is, None when none fits."""
+    if clue.holds in FILLS.holds and FILLS.fits(clue):
+        return FILLS
     return next((pattern for pattern in KNOWN if clue.holds in pattern.holds and pattern.fits(clue)), None)

@@ -15,8 +15,9 @@ from torch import nn
 
 import memlab
 from memlab import cli, excerpt, experiment, hook_stack, patterns
-from memlab.show import _explanation
+from memlab.show import _explanation, _owners
 from memlab.tracing.explanation import of_tensor
+from memlab.tracing.trace import Held
 
 
 def forward():
@@ -288,6 +289,15 @@ def test_every_cure_is_an_arm_that_is_there():
     for pattern in patterns.KNOWN:
         name, _, arm = pattern.cure.partition(":")
         assert experiment.load(experiment.find(name)).arm(arm)
+
+
+def test_what_stops_growing_by_itself_needs_no_cure():
+    known = {"holds": "tensors", "elements": 8, "through": ("dict", "dict", "list")}
+    where = "attribute of LBFGS; opt is global of __main__"
+    assert patterns.recognise(patterns.Clue("opt.state", where, **known)).name == "history that fills"
+    assert patterns.recognise(patterns.Clue("opt.seen", where, **known)).name == "growing detached cache"
+    held = Held("opt.state (attribute of LBFGS) -> Tensor", "opt.state", pattern="history that fills", fix="none")
+    assert [line.text for line in _owners.owner(held, 80)][-1] == "  fix      none"
 
 
 @pytest.mark.parametrize(

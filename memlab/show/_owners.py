@@ -78,6 +78,9 @@ def _told(each: Held, width: int | None) -> Iterator[tuple[str, str]]:
         yield "pattern", NO_PATTERN
         return
     yield "pattern", clean(each.pattern)
+    if not each.cure:
+        yield "fix", clean(each.fix)
+        return
     fix, code = clean(each.fix), f"python -m memlab show pattern {clean(each.cure)}"
     both = f"{fix:<36}  {code}"
     if width is None or cells(both) + 11 <= width:

@@ -189,6 +189,7 @@ def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:
     """Return what patterns are recognised by; ``piles`` is whether its elements rose, None if that is not known."""
     return Clue(
         name=owner.name,
+        where=owner.where,
         place=_place(owner),
         kind=owner.kind,
         holds=owner.holds,
