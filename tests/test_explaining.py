@@ -46,7 +46,7 @@ def test_explain_names_bytes_by_line_and_module():
 def test_explain_without_a_watch_and_without_a_graph():
     assert "by node" in repr(memlab.explain(forward()))
     assert "keeps 0 B for backward" in repr(memlab.explain(torch.ones(3)))
-    with pytest.raises(TypeError, match="takes one tensor"):
+    with pytest.raises(TypeError, match=r"explain\(\) takes one tensor"):
         memlab.explain([forward()])
 
 
