@@ -52,6 +52,7 @@ class Pattern:
         cure: ``experiment:arm`` that shows the cure; empty where nothing is to be cured.
         fits: whether an owner is one of these.
         holds: what owners of this kind hold.
+        fix_of_tuple: what to write instead where the variable is a tuple, which has no ``detach``; empty for the same.
     """
 
     name: str
@@ -60,9 +61,11 @@ class Pattern:
     cure: str
     fits: Callable[[Clue], bool]
     holds: tuple[str, ...] = (GRAPH,)
+    fix_of_tuple: str = ""
 
     def advice(self, clue: Clue) -> str:
-        return self.fix.format(name=clue.name, place=clue.place)
+        fix = self.fix_of_tuple if self.fix_of_tuple and clue.through == ("tuple",) else self.fix
+        return fix.format(name=clue.name, place=clue.place)
 
 
 _STORES = frozenset({"list", "dict", "deque", "set"})  # what can take one more element
@@ -186,6 +189,7 @@ KNOWN = [
         "cut it at the window: {name}{place} = {name}{place}.detach()",
         "dynamic_graph:detached_every_window",
         _carried,
+        fix_of_tuple="cut it at the window: {name} = tuple(each.detach() for each in {name})",
     ),
 ]
 """In the order in which they are tried; the first that fits is the answer."""

@@ -224,7 +224,7 @@ def test_the_fix_says_where_in_a_container():
     fixes = {each.name: each.fix for each in found if each.name.startswith("trainer.")}
     assert fixes == {
         "trainer.logs": "add loss.item(), or loss.detach(), to trainer.logs['total']",
-        "trainer.state": "cut it at the window: trainer.state = trainer.state.detach()",
+        "trainer.state": "cut it at the window: trainer.state = tuple(each.detach() for each in trainer.state)",
     }
 
 

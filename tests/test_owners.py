@@ -462,6 +462,15 @@ def test_cycles_are_named_and_whether_gc_frees_them(x):
         gradient().grad_fn  # noqa: B018
 
 
+def test_a_cycle_is_named_after_what_is_in_it(x):
+    with no_collection():
+        ring = [x.exp()]
+        ring.append({"back": ring})
+        del ring
+        found = {owner.name: (owner.kind, owner.freed_by_gc) for owner in owners() if owner.freed_by_gc}
+        assert found == {"dict <-> list": ("cycle", True)}
+
+
 def test_a_leaf_and_the_graph_of_its_attribute_are_a_cycle_that_gc_leaves(x):
     """The way back goes through C++: the graph leads to the leaf, and no collector sees that."""
 

@@ -155,10 +155,10 @@ class Loose:
         return next((key for key in found if type(key) is str), "?")
 
     def _ring(self, above: set[int]) -> Name | None:
-        """Strip what nothing holds, again and again: what is left holds itself."""
+        """Strip what nothing holds, and what holds nothing, again and again: what is left holds itself."""
         climb = self._climb
         ring = set(above)
-        while free := {each for each in ring if not any(holder in ring for holder in climb.up[each])}:
+        while free := {each for each in ring if ring.isdisjoint(climb.up[each]) or ring.isdisjoint(climb.down[each])}:
             ring -= free
         if not ring:
             return None

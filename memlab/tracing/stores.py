@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 
 from memlab import places
@@ -20,13 +21,15 @@ def stores(name: str, where: str) -> frozenset[str]:
     """Return what the statements do that store something new into ``name``, where it lives.
 
     ``add``: what it was, and something more (``x += y``). ``mix``: a part of what it was, and something more
-    (``x = a * x + b * y``, ``x.lerp_(y, a)``). ``put``: an element (``x.append(y)``). ``new``: what has nothing to do
-    with what it was (``x = f(y)``). ``assign``: anything else. ``hook``: one of them lies in a function that is
-    registered as a hook. Empty where no statement can be found.
+    (``x = a * x + b * y``, ``x.lerp_(y, a)``). ``put``: an element (``x.append(y)``). ``new``: what does not come from
+    what it was, nor by way of other names (``x = f(y); y = x``). ``assign``: anything else. ``hook``: one of them lies
+    in a function that is registered as a hook. Empty where no statement can be found.
     """
     try:
         for tree, found in _found(name, where):
             kinds = {kind for _, kind in found}
+            if NEW in kinds and _comes_from_itself(tree, _last(name), [statement for statement, _ in found]):
+                kinds = kinds - {NEW} | {ASSIGN}
             if kinds:
                 return frozenset(kinds | ({HOOK} if _in_hook(tree, [statement for statement, _ in found]) else set()))
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -36,8 +39,7 @@ def stores(name: str, where: str) -> frozenset[str]:
 
 def _found(name: str, where: str) -> Iterator[tuple[ast.Module, list[Stored]]]:
     """Yield a file's syntax and its statements that store into the name, the likeliest file first."""
-    bare = re.sub(r"\[.*", "", name)
-    root, last = bare.partition(".")[0], bare.rpartition(".")[2]
+    root, last = re.split(r"[.\[]", name)[0], _last(name)
     place, module = places.at_end(where), file_of_global(where)
     if place is not None:
         file, line = place
@@ -51,6 +53,35 @@ def _found(name: str, where: str) -> Iterator[tuple[ast.Module, list[Stored]]]:
     if kind is not None:
         scopes = scopes_of(kind[1])
         yield scopes.tree, list(statements_of_class(scopes, kind[0], last))
+
+
+def _last(name: str) -> str:
+    return re.sub(r"\[.*", "", name).rpartition(".")[2]
+
+
+def _comes_from_itself(tree: ast.Module, name: str, found: list[ast.AST]) -> bool:
+    """Whether what is assigned to a name was computed from it, also by way of other names of its function."""
+    sources: defaultdict[str, set[str]] = defaultdict(set)
+    for scope in {_scope(tree, getattr(each, "lineno", 0)) for each in found}:
+        for node in ast.walk(scope):
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    for each in _names_in(target):
+                        sources[each] |= _names_in(node.value)
+    met, waiting = set(sources[name]), list(sources[name])
+    while waiting:
+        fresh = sources[waiting.pop()] - met
+        met |= fresh
+        waiting.extend(fresh)
+    return name in met
+
+
+def _names_in(node: ast.AST) -> set[str]:
+    """Return the variables and attributes in an expression by their last names, without what is called."""
+    called = {id(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+    found = [each for each in ast.walk(node) if id(each) not in called]
+    names = {each.id for each in found if isinstance(each, ast.Name)}
+    return names | {each.attr for each in found if isinstance(each, ast.Attribute)}
 
 
 def _scope(tree: ast.Module, line: int) -> ast.AST:
