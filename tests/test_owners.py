@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import gc
+import itertools
 import json
 import re
 import subprocess
@@ -460,6 +461,26 @@ def test_cycles_are_named_and_whether_gc_frees_them(x):
         gc.collect()
         assert [owner.freed_by_gc for owner in owners()] == [False]
         gradient().grad_fn  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "wrap, way",
+    [
+        (zip, "zip -> tuple[0] -> list_iterator"),
+        (enumerate, "enumerate -> list_iterator"),
+        (itertools.cycle, "cycle -> list_iterator"),
+        (lambda losses: types.MappingProxyType({"a": losses}), "mappingproxy -> dict['a']"),
+        (lambda losses: {"a": losses}.values(), "dict_values -> dict['a']"),
+    ],
+)
+def test_what_has_no_attributes_is_passed_by(x, wrap, way):
+    """An object of C's that leads to what it holds has nothing that a name could end in."""
+    kept = wrap([x.exp(), x.exp()])
+    (owner,) = [each for each in owners() if each.kind != "cycle"]  # a test above leaves one
+    assert (owner.name, owner.kind, owner.elements) == ("kept", "local", 2)
+    assert f" -> {way} -> list[1] -> Tensor -> ExpBackward0" in owner.path
+    assert not {"zip", "object"} & set(owner.through)
+    del kept
 
 
 def test_a_cycle_is_named_after_what_is_in_it(x):

@@ -170,4 +170,6 @@ def _with_joined(mask: int, several: int, joined: dict[int, int]) -> int:
 
 
 def _has_attributes(thing: Any) -> bool:
-    return not (look.is_exactly(thing, *look.PASSING, *GENERATORS, TracebackType) or look.is_node(type(thing)))
+    return not (
+        look.passes_on(thing) or look.is_exactly(thing, *GENERATORS, TracebackType) or look.is_node(type(thing))
+    )
