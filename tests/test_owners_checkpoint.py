@@ -9,7 +9,11 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 import memlab
 
-pytestmark = [NEEDS_PACKED, pytest.mark.usefixtures("nothing_else_alive")]
+pytestmark = [
+    NEEDS_PACKED,
+    pytest.mark.usefixtures("nothing_else_alive"),
+    pytest.mark.filterwarnings("ignore:A saved_tensors_hooks context:FutureWarning"),  # torch 2.14, of ours
+]
 ROWS, COLUMNS = 3, 4
 EACH = 4 * ROWS * COLUMNS
 NUMBER = 4
