@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from memlab import checkpoints, reasons, wrappers
+from memlab import checkpoints, functions, reasons, wrappers
 from memlab.graph import Tour
 from memlab.hooks import Packed, tensors_in
 from memlab.ledger import is_parameter
@@ -131,8 +131,13 @@ class Walk:
             return
         if kind.__name__ in _OPAQUE:
             self.unseen[node.name().removeprefix("torch::autograd::")] += 1
+        elif functions.tensors_on(node):
+            self.unseen[f"{node.name()}'s ctx"] += 1
         if self._collect(saved_by(node), node):
+            caching = self._regions.caching
             self._collect(self._regions.inputs(node), _Checkpoint(node._sequence_nr()))
+            if self._regions.caching > caching:
+                self.unseen["a selective checkpoint's cache"] += self._regions.caching - caching
 
     def _collect(self, kept: Iterable[tuple[str, Any]], node: Any) -> bool:
         """Add what is kept; return whether some of it is to be computed again."""

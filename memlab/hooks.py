@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.checkpoint import _StopRecomputationError as _StopRecomputation
 
-from memlab import functions, hook_stack, wrappers
+from memlab import checkpoints, functions, hook_stack, wrappers
 from memlab.hook_stack import Pair
 from memlab.in_place import LEAF, VIEW, in_place_text
 from memlab.ledger import SavedLedger, is_parameter
@@ -107,7 +107,7 @@ def open_ledger(ledger: SavedLedger) -> None:
         _open_ledgers += 1
         if _open_ledgers == 1:
             _replace(_push, _disable, _enable)
-            functions.show()
+            functions.show(_keeps_on_ctx)
     _thread.ledgers = (*_thread.ledgers, ledger)
     top = hook_stack.top()
     hook_stack.push(*_compose(_thread.ledgers, _user_pair(top)))
@@ -146,8 +146,16 @@ def _replace(push: Any, disable: Any, enable: Any) -> None:
     _autograd._saved_tensors_hooks_enable = enable
 
 
+def _keeps_on_ctx(function: str, attribute: str) -> None:
+    for ledger in _thread.ledgers:
+        ledger.on_ctx.setdefault(function, attribute)
+
+
 def _push(pack: Any, unpack: Any) -> None:
     if _thread.ledgers:
+        if checkpoints.caches(unpack):
+            for ledger in _thread.ledgers:
+                ledger.blind.add("what a selective checkpoint's policy keeps is in a cache of its own and not counted")
         pack, unpack = _compose(_thread.ledgers, (pack, unpack), owner=None)
     hook_stack.push(pack, unpack)
 

@@ -54,6 +54,7 @@ class SavedLedger:
         self.recording = True
         self.step = 0
         self.blind: set[str] = set()
+        self.on_ctx: dict[str, str] = {}  # custom Functions with the first attribute that keeps tensors, uncounted
         self._storages = storages
         self._where = where
         self._attributes = where or storages is not None  # else only bytes are asked for, and bytes are cheap

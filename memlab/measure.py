@@ -12,6 +12,10 @@ import torch
 from memlab.allocator import Allocator
 from memlab.experiment import Arm, Experiment, Lines, Sizes, load
 from memlab.job import Job
+from memlab.node_names import READS_PACKED
+from memlab.ownership.frames import Ended
+from memlab.ownership.search import SECONDS
+from memlab.ownership.survey import survey
 from memlab.probes import Probe, Unavailable
 from memlab.probes import cuda as cuda_probe
 from memlab.probes.cuda import BackwardThread, Cuda
@@ -166,6 +170,7 @@ class _Run:
             self._save_snapshot()  # while the error keeps what filled the card
             self.finding.died, self.finding.oom = step, str(error)
             self.finding.filled = dict(list(self.saved.by("line").items())[:5])
+            self.finding.held = _held_by(error)
         finally:
             if "snapshot" not in self.finding.sources:
                 self._save_snapshot()
@@ -267,6 +272,15 @@ class _Run:
         raise ValueError(
             f"a card of {self.finding.card:,} B outlasts {LONGEST:,} steps of {dying[0].name}; give a smaller one"
         )
+
+
+def _held_by(error: BaseException) -> str:
+    """Return the path of the owner that alone keeps most, of the frames that an error has ended, too."""
+    if not READS_PACKED:
+        return ""
+    with Ended(error):
+        found = survey(seconds=SECONDS).owners
+    return found[0].path if found else ""
 
 
 def total(lines: Lines, rounding: int = 1) -> int:

@@ -18,7 +18,7 @@ class Clue:
     """What is known of an owner.
 
     Attributes:
-        name: the variable, for the advice alone.
+        name, where: the variable and where it lives, for the advice and for attributes of torch's own classes alone.
         place: likewise, where in the variable the tensor is that stands for all: ``"['total']"``.
         kind, holds, elements, through, scalar, made_by, evaluating: as in `memlab.Owner`.
         grows: whether its bytes or nodes rose from step to step.
@@ -27,6 +27,7 @@ class Clue:
     """
 
     name: str
+    where: str = ""
     place: str = ""
     kind: str = ""
     holds: str = GRAPH
@@ -48,9 +49,10 @@ class Pattern:
         name: in a word or two.
         what: what happens, in a sentence.
         fix: what to write instead; ``{name}`` stands for the variable, ``{place}`` for the place in it.
-        cure: ``experiment:arm`` that shows the cure.
+        cure: ``experiment:arm`` that shows the cure; empty where nothing is to be cured.
         fits: whether an owner is one of these.
         holds: what owners of this kind hold.
+        fix_of_tuple: what to write instead where the variable is a tuple, which has no ``detach``; empty for the same.
     """
 
     name: str
@@ -59,9 +61,11 @@ class Pattern:
     cure: str
     fits: Callable[[Clue], bool]
     holds: tuple[str, ...] = (GRAPH,)
+    fix_of_tuple: str = ""
 
     def advice(self, clue: Clue) -> str:
-        return self.fix.format(name=clue.name, place=clue.place)
+        fix = self.fix_of_tuple if self.fix_of_tuple and clue.through == ("tuple",) else self.fix
+        return fix.format(name=clue.name, place=clue.place)
 
 
 _STORES = frozenset({"list", "dict", "deque", "set"})  # what can take one more element
@@ -185,11 +189,28 @@ KNOWN = [
         "cut it at the window: {name}{place} = {name}{place}.detach()",
         "dynamic_graph:detached_every_window",
         _carried,
+        fix_of_tuple="cut it at the window: {name} = tuple(each.detach() for each in {name})",
     ),
 ]
 """In the order in which they are tried; the first that fits is the answer."""
 
+CARRIED = frozenset({"accumulated loss", "average with history", "undetached recurrent state"})
+"""Of these, those in which one value leads to all before it."""
+
+
+FILLS = Pattern(
+    "history that fills",
+    "LBFGS keeps directions and steps of its last history_size iterations, and grows until it has them",
+    "none is needed: LBFGS stops growing at history_size iterations (100 unless told); fewer need less",
+    "",
+    lambda clue: clue.where.startswith("attribute of LBFGS") and clue.name.endswith(".state"),
+    holds=(TENSORS,),
+)
+"""Growth that ends by itself."""
+
 
 def recognise(clue: Clue) -> Pattern | None:
     """Return the known pattern that an owner is, None when none fits."""
+    if clue.holds in FILLS.holds and FILLS.fits(clue):
+        return FILLS
     return next((pattern for pattern in KNOWN if clue.holds in pattern.holds and pattern.fits(clue)), None)

@@ -42,7 +42,8 @@ class Finding:
             the setup, ``workspaces`` (what libraries had allocated before it), and on CUDA NVML's ``nvml_used``,
             ``nvml_total``, ``nvml_process``.
         predicted, died: the step of the OutOfMemoryError by the closed form, and in fact.
-        oom: the error's text; filled: what the card held then, ``{source line: bytes}``.
+        oom: the error's text; filled: what the card held then, ``{source line: bytes}``; held: the path from the
+            variable that kept most of it, where this torch shows what nodes hold.
         left: bytes still saved after the arm ended.
         seconds: how long the arm ran.
     """
@@ -67,6 +68,7 @@ class Finding:
     died: int | None = None
     oom: str = ""
     filled: dict[str, int] = field(default_factory=dict)
+    held: str = ""
     left: int = 0
     seconds: float = 0.0
 

@@ -117,8 +117,11 @@ def failed() -> Finding:
 def dead() -> Finding:
     """Return the finding of an arm that filled a card of 40 KiB and died at step 6, as it must."""
     oom = "CUDA out of memory. Tried to allocate 2.00 KiB. GPU 0 has a total capacity of 40.00 KiB."
-    filled = {"train.py:12": 30720, "train.py:14": 2560}
-    return finding("dies", card=40960, predicted=6, died=6, oom=oom, filled=filled)
+    held = {
+        "filled": {"train.py:12": 30720, "train.py:14": 2560},
+        "held": "losses (local of train(), train.py:9) -> list",
+    }
+    return finding("dies", card=40960, predicted=6, died=6, oom=oom, **held)
 
 
 def on_cuda() -> Finding:

@@ -443,7 +443,7 @@ def test_a_comparison_says_what_piles_up_and_where_it_was_born(trace, capsys):
     assert cli.main(["diff", "before.json", "after.json"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     made = f"train.py:{number('        y = model(torch.ones(32, 64))')}"
-    assert "1 line differs what names hold more in every step +8.00 KiB" in said
+    assert "1 name differs what names hold more in every step +8.00 KiB" in said
     assert f"+8.00 KiB 0 B -> 8.00 KiB cache, born at {made}" in said
     assert cli.main(["diff", "after.json", "before.json"]) == 0
     assert "-8.00 KiB  8.00 KiB -> 0 B  cache" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from holders import NEEDS_PACKED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,3 +145,12 @@ def test_proof_is_not_claimed_on_a_device_that_does_not_compute(monkeypatch):
     assert finding.status == "skipped"
     assert finding.reason.startswith("needs a device that computes: it proves that ")
     assert not finding.rows
+
+
+@NEEDS_PACKED
+def test_the_arm_that_dies_names_its_variable():
+    """In a process where other tests have left graphs, too: the arm's are by far the most."""
+    finding = measure(Job(experiment.files()["oom_demo"], "keep_scores"))
+    assert (finding.status, finding.died) == ("holds", finding.predicted)
+    assert finding.held.startswith("scores (local of keep_scores(), ")
+    assert finding.held.endswith(f" -> list[{finding.died - 2}] -> Tensor -> AddBackward0")

@@ -15,8 +15,9 @@ from torch import nn
 
 import memlab
 from memlab import cli, excerpt, experiment, hook_stack, patterns
-from memlab.show import _explanation
+from memlab.show import _explanation, _owners
 from memlab.tracing.explanation import of_tensor
+from memlab.tracing.trace import Held
 
 
 def forward():
@@ -45,7 +46,7 @@ def test_explain_names_bytes_by_line_and_module():
 def test_explain_without_a_watch_and_without_a_graph():
     assert "by node" in repr(memlab.explain(forward()))
     assert "keeps 0 B for backward" in repr(memlab.explain(torch.ones(3)))
-    with pytest.raises(TypeError, match="takes one tensor"):
+    with pytest.raises(TypeError, match=r"explain\(\) takes one tensor"):
         memlab.explain([forward()])
 
 
@@ -111,6 +112,27 @@ def test_on_oom_explains_before_the_traceback(armed, capsys):
     assert f"... pins {5 * each / 1024:.2f} KiB in 15 saved tensors" in " ".join(said.split())
     assert "TanhBackward0" in said
     assert said.count("memlab: out of memory") == 1
+
+
+@NEEDS_PACKED
+def test_on_oom_tells_what_ran_after_who_kept(armed, capsys, monkeypatch):
+    """A variable of the step that ran out is larger than what piled up, and no cause."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def step(kept):
+        scratch = torch.zeros(1 << 20)
+        kept.append(scratch.sum() * torch.ones(1, requires_grad=True).exp())
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    losses_of_the_run = []
+    try:
+        step(losses_of_the_run)
+    except torch.OutOfMemoryError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    said = capsys.readouterr().err
+    assert said.index("losses_of_the_run") < said.index("in use") < said.index("scratch (local of ")
+    assert re.search(r"  in use +4\.00 MiB  scratch \(local of .*step\(\), .*test_explaining\.py:\d+\)\n", said)
+    assert said.count("scratch (local of ") == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -267,6 +289,15 @@ def test_every_cure_is_an_arm_that_is_there():
     for pattern in patterns.KNOWN:
         name, _, arm = pattern.cure.partition(":")
         assert experiment.load(experiment.find(name)).arm(arm)
+
+
+def test_what_stops_growing_by_itself_needs_no_cure():
+    known = {"holds": "tensors", "elements": 8, "through": ("dict", "dict", "list")}
+    where = "attribute of LBFGS; opt is global of __main__"
+    assert patterns.recognise(patterns.Clue("opt.state", where, **known)).name == "history that fills"
+    assert patterns.recognise(patterns.Clue("opt.seen", where, **known)).name == "growing detached cache"
+    held = Held("opt.state (attribute of LBFGS) -> Tensor", "opt.state", pattern="history that fills", fix="none")
+    assert [line.text for line in _owners.owner(held, 80)][-1] == "  fix      none"
 
 
 @pytest.mark.parametrize(

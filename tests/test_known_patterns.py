@@ -220,8 +220,31 @@ def test_the_fix_says_where_in_a_container():
         trainer.step(torch.ones(2, requires_grad=True))
         if step in (3, 6):
             found = holders.find(step, found)
+    found = holders.find(step, found)  # once more at the same step, as at a run's end
     fixes = {each.name: each.fix for each in found if each.name.startswith("trainer.")}
     assert fixes == {
         "trainer.logs": "add loss.item(), or loss.detach(), to trainer.logs['total']",
-        "trainer.state": "cut it at the window: trainer.state = trainer.state.detach()",
+        "trainer.state": "cut it at the window: trainer.state = tuple(each.detach() for each in trainer.state)",
     }
+
+
+class Recurrent:
+    def __init__(self):
+        self.state = torch.zeros(2)
+
+    def step(self, x):
+        self.state = self.state + torch.tanh(self.state * x)
+        self.loss = (self.state * x).exp().sum()
+
+
+def test_what_leads_to_a_carried_state_is_answered_with_its_cure():
+    """The loss of each step grows like the state, holds more alone, and cutting it would free nothing."""
+    model, found = Recurrent(), []
+    for step in range(1, 7):
+        model.step(torch.ones(2, requires_grad=True))
+        if step in (3, 6):
+            found = holders.find(step, found)
+    told = [each for each in found if each.name.startswith("model.")]
+    assert [(each.name, each.carrier) for each in told] == [("model.state", ""), ("model.loss", "model.state")]
+    assert told[0].per_step == told[1].per_step > 0 and told[1].exclusive > told[0].exclusive
+    assert {each.fix for each in told} == {"cut it at the window: model.state = model.state.detach()"}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import gc
+import itertools
 import json
 import re
 import subprocess
@@ -23,6 +24,7 @@ import memlab
 from memlab import origins
 from memlab.ownership import frames, reach
 from memlab.ownership import survey as look_at_heap
+from memlab.tracing import makeup
 
 pytestmark = [holders.NEEDS_PACKED, pytest.mark.usefixtures("nothing_else_alive")]
 
@@ -401,6 +403,25 @@ def test_growth_names_who_grows_in_the_classic_loops(x):
     assert total.requires_grad
 
 
+def test_sparse_gradients_that_pile_up_are_named_by_what_they_are_made_of():
+    """A sparse tensor has no storage: its indices and values have, 8 bytes and a row of 16 for each of 5 rows."""
+    embedding, gradients = torch.nn.Embedding(10, 4, sparse=True), []
+
+    def step():
+        embedding.weight.grad = None
+        embedding(torch.arange(5)).exp().sum().backward()
+        gradients.append(embedding.weight.grad)
+
+    found = memlab.growth(step, steps=4, warmup=1)
+    line = step.__code__.co_firstlineno + 2
+    (owner,) = found.owners
+    assert (owner.name, owner.holds, owner.bytes_per_step) == ("gradients", "tensors", 5 * 8 + 5 * 16)
+    assert owner.bytes_per_step == found.bytes_per_step and owner.born.endswith(f"test_owners.py:{line}")
+    assert "-> list[4] -> sparse Tensor -> Tensor" in owner.path
+    seen = makeup.seen_by_python()
+    assert all(seen[each._values().untyped_storage()._cdata] == 5 * 16 for each in gradients)
+
+
 def test_a_clean_step_costs_no_look_at_the_heap(x, monkeypatch):
     monkeypatch.setattr("memlab.watching.survey", None)
     assert memlab.growth(lambda: x.exp().sum().backward(), steps=4, warmup=1).owners == ()
@@ -440,6 +461,52 @@ def test_cycles_are_named_and_whether_gc_frees_them(x):
         gc.collect()
         assert [owner.freed_by_gc for owner in owners()] == [False]
         gradient().grad_fn  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "wrap, way",
+    [
+        (zip, "zip -> tuple[0] -> list_iterator"),
+        (enumerate, "enumerate -> list_iterator"),
+        (itertools.cycle, "cycle -> list_iterator"),
+        (lambda losses: types.MappingProxyType({"a": losses}), "mappingproxy -> dict['a']"),
+        (lambda losses: {"a": losses}.values(), "dict_values -> dict['a']"),
+    ],
+)
+def test_what_has_no_attributes_is_passed_by(x, wrap, way):
+    """An object of C's that leads to what it holds has nothing that a name could end in."""
+    kept = wrap([x.exp(), x.exp()])
+    (owner,) = [each for each in owners() if each.kind != "cycle"]  # a test above leaves one
+    assert (owner.name, owner.kind, owner.elements) == ("kept", "local", 2)
+    assert f" -> {way} -> list[1] -> Tensor -> ExpBackward0" in owner.path
+    assert not {"zip", "object"} & set(owner.through)
+    del kept
+
+
+def test_a_cycle_is_named_after_what_is_in_it(x):
+    with no_collection():
+        ring = [x.exp()]
+        ring.append({"back": ring})
+        del ring
+        found = {owner.name: (owner.kind, owner.freed_by_gc) for owner in owners() if owner.freed_by_gc}
+        assert found == {"dict <-> list": ("cycle", True)}
+
+
+def test_a_leaf_and_the_graph_of_its_attribute_are_a_cycle_that_gc_leaves(x):
+    """The way back goes through C++: the graph leads to the leaf, and no collector sees that."""
+
+    def make():
+        weight = torch.nn.Parameter(torch.ones(3))
+        weight.extra = {"out": weight.exp()}
+        return weakref.ref(weight)
+
+    weight = make()
+    gc.collect()
+    (owner,) = [each for each in owners() if each.name == "Parameter.extra"]
+    assert (owner.kind, owner.freed_by_gc, owner.exclusive_bytes) == ("cycle", False, 12)
+    assert "a Parameter and the graph of its attribute hold each other" in owner.path
+    weight().extra.clear()
+    assert weight() is None
 
 
 def test_a_module_of_two_names_goes_by_its_first(monkeypatch, x):

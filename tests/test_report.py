@@ -33,6 +33,7 @@ FINDINGS = st.builds(
     died=st.none() | WHOLE,
     oom=st.text(),
     filled=BYTES,
+    held=st.text(),
     left=WHOLE,
     seconds=st.floats(0, 1e6),
 )

@@ -90,6 +90,7 @@ def test_every_way_says_what_matters(how):
         "was skipped: this torch is built without CUDA",
         "could not be measured: ended by SIGKILL",
         "died at step 6, as predicted",
+        "losses (local of train(), train.py:9) -> list",
         "Allocated and reserved are simulated",
         "6 arms: 3 hold, 1 skipped, 1 failed, 1 refuted",
     ):

@@ -1,5 +1,8 @@
 """What the statements do that store something into a name: what patterns are recognised by."""
 
+import importlib
+import sys
+
 import pytest
 
 from memlab.tracing import stores
@@ -29,8 +32,12 @@ from memlab.tracing import stores
         ("x[k].append(y)", "put"),
         ("x = f(x) + x", "assign"),
         ("_, x = model(y, x)", "assign"),
-        ("x = y", "assign"),
-        ("x[0] = y", "assign"),
+        ("x, _ = model(y)", "new"),
+        ("x = cell(z, y); y = x", "assign"),
+        ("x, z = cell(z, y)", "new"),
+        ("x = y if x is None else a * x + y", "assign mix"),
+        ("x = y", "new"),
+        ("x[0] = y", "new"),
         ("x = x * y", "assign"),
         ("x = []", ""),
         ("x = None", ""),
@@ -57,3 +64,26 @@ def test_hooks_by_name_and_what_is_no_place(tmp_path):
     assert stores.stores("a.x", f"attribute of A; a is local of train(), {file}:5") == {"put", "hook"}
     assert stores.stores("x", f"closure of make.<locals>.h(), {file}:9") == {"put", "hook"}
     assert stores.stores("x", "nowhere") == stores.stores("x", "local of x(), gone.py:3") == frozenset()
+
+
+def test_globals_and_attributes_of_globals(tmp_path, monkeypatch):
+    (tmp_path / "kinds_of_stores.py").write_text(
+        "class TrainerOfStores:\n    def step(self, y):\n        self.total = self.total + y\n"
+    )
+    (tmp_path / "user_of_stores.py").write_text(
+        "import kinds_of_stores\nseen, stats = {}, {}\ntrainer = kinds_of_stores.TrainerOfStores()\n"
+        "def keep(m, i, o):\n    seen.setdefault('x', []).append(o)\n"
+        "def register(m):\n    m.register_forward_hook(keep)\n"
+        "def add(y):\n    stats['x'] = stats['x'] + y\n"
+        "def other(y):\n    stats = []\n    stats.append(y)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("user_of_stores")
+    try:
+        assert stores.stores("seen", "global of user_of_stores") == {"put", "hook"}
+        assert stores.stores("stats", "global of user_of_stores") == {"add"}
+        where = "attribute of TrainerOfStores; trainer is global of user_of_stores"
+        assert stores.stores("trainer.total", where) == {"add"}
+        assert stores.stores("trainer.other", where) == stores.stores("x", "global of nowhere") == frozenset()
+    finally:
+        del sys.modules["user_of_stores"], sys.modules["kinds_of_stores"]

@@ -225,11 +225,13 @@ def test_a_comparison_tells_which_names_hold_more_every_step():
         ("new", "born at b.py:2", 0, 7),
     ]
     said = " ".join(" ".join(line.text for line in _diff.lines(found, 100, None)).split())
-    assert "3 lines differ what names hold more in every step" in said
+    assert "3 names differ what names hold more in every step" in said
     assert (
         "-4.00 KiB 4.00 KiB -> 0 B gone, kept at a.py:1 -9 B 9 B -> 0 B graphs +7 B 0 B -> 7 B new, born at b.py:2"
         in said
     )
     assert max(len(line.text) for line in _diff.lines(found, 40, 5)) <= 40
+    both = compare.compare(side(), compare.Side("x", Moment(0, 8, 0, [row("a.py:1", 8)]), (pile("new", 5),)))
+    assert "1 line and 1 name differ" in " ".join(line.text for line in _diff.lines(both, 100, None))
     many = compare.compare(side(), side(*(pile(f"x{index:02}", 100 - index) for index in range(12))))
     assert "and 2 more, +179 B" in " ".join(line.text for line in _diff.lines(many, 100, None))

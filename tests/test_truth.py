@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import memlab
-from memlab import graph, watching
+from memlab import graph, node_names, watching
 from memlab.lines import GIVEN
 from memlab.ownership.survey import Survey
 
@@ -290,6 +290,41 @@ def test_sparse_tensors_are_named_not_counted():
     with memlab.watch() as seen:
         torch.eye(3).to_sparse()
     assert any("sparse" in sentence for sentence in seen.blind)
+
+
+class KeepsOnCtx(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, how):
+        ctx.scale = 2.0
+        if how == "saved":
+            ctx.save_for_backward(x)
+        elif how == "in a list":
+            ctx.parts = [{"x": x}]
+        else:
+            ctx.x = x
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.scale, None
+
+
+@pytest.mark.parametrize("how, told", [("saved", None), ("in a list", "ctx.parts"), ("itself", "ctx.x")])
+def test_attributes_on_a_ctx_are_named_not_counted(how, told):
+    x = torch.randn(4, requires_grad=True).exp()
+    with memlab.watch() as outer, memlab.watch(storages=False) as seen:
+        y = KeepsOnCtx.apply(x, how)
+    sentence = f"tensors that KeepsOnCtx keeps as attributes of its ctx are not counted: {told}"
+    assert seen.blind == outer.blind == ([sentence] if told else [])
+    assert seen.saved.bytes == (0 if told else 16)
+    if node_names.READS_PACKED:
+        assert memlab.bill(y).unseen == ({"KeepsOnCtxBackward's ctx": 1} if told else {})
+    y.sum().backward()
+    with memlab.watch() as later:
+        pass
+    KeepsOnCtx.apply(x, "itself")
+    assert later.blind == []
+    assert "__setattr__" not in vars(torch.autograd.function.BackwardCFunction)
 
 
 def test_zero_on_an_empty_block():

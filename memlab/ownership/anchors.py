@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memlab import deep, graph
+from memlab import deep, graph, sparse
 from memlab.node_names import READS_PACKED, saved_by
 from memlab.ownership import look
 
@@ -35,6 +35,7 @@ class Anchors:
         maybe: nodes that either C++ holds, or one Python reference; nodes of tensors that only C++ holds, such as
             those that a graph has saved and an earlier look has seen.
         plain: tensors that were asked for and lead to no graph, or do.
+        parts: pairs of a sparse tensor and one that it is made of, of those that were asked for.
         left_out: how many things were found and are not here.
         walked: seconds that the walk over the heap took.
         judged: seconds that one tensor or node took which was then asked for its graph.
@@ -45,6 +46,7 @@ class Anchors:
     grads: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     maybe: list[Any] = field(default_factory=list)
     plain: list[Tensor] = field(default_factory=list)
+    parts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     left_out: int = 0
     walked: float = 0.0
     judged: float = 0.0
@@ -62,7 +64,8 @@ class Anchors:
     @property
     def own(self) -> set[int]:
         """Identities of the containers here, which hold what others are asked about."""
-        return {id(each) for each in (self.things, self.nodes, self.grads, self.maybe, self.plain, *self.grads)}
+        lists = self.things, self.nodes, self.grads, self.maybe, self.plain, self.parts
+        return {id(each) for each in (*lists, *self.grads, *self.parts)}
 
 
 def find(wanted: Callable[[list[Tensor]], Iterable[Tensor]] | None = None) -> Anchors:
@@ -103,6 +106,7 @@ def find(wanted: Callable[[list[Tensor]], Iterable[Tensor]] | None = None) -> An
             _add_tensor(found, tensor, unheld=unheld)
         if wanted is not None:
             found.plain.extend(wanted(tensors))
+            _add_parts(found, tensors, wanted)
     found.walked = walked - began
     found.judged = (time.perf_counter() - walked) / max(1, asked)
     return found
@@ -130,6 +134,15 @@ def _add_tensor(found: Anchors, tensor: Tensor, *, unheld: bool) -> None:
             found.grads.append((tensor, grad))
     except RuntimeError:  # a wrapper of torch.func, or a tensor whose storage is gone
         return
+
+
+def _add_parts(found: Anchors, tensors: list[Tensor], wanted: Callable[[list[Tensor]], Iterable[Tensor]]) -> None:
+    for tensor in tensors:
+        parts = sparse.parts(tensor)
+        if parts:
+            asked = list(wanted(parts))
+            found.plain.extend(asked)
+            found.parts.extend((tensor, each) for each in asked)
 
 
 def _count_unheld_node() -> int:

@@ -109,8 +109,10 @@ class Assignment:
             return [(held, None) for held in climb.down[holder]]
         found: list[tuple[int, str | None]] = []
         for held in climb.down[holder]:
-            if climb.links.owner_of(held) != holder and type(thing) is FunctionType:
-                found.append((held, None))  # what it closes over, or a default
+            if climb.links.owner_of(held) != holder and (
+                type(thing) is FunctionType or held in climb.parts.get(holder, ())
+            ):
+                found.append((held, None))  # what it closes over, or a default; what a sparse tensor is made of
             elif climb.links.owner_of(held) == holder:
                 found.extend((each, self.attribute_in(held, each)) for each in climb.down[held])
             else:
@@ -168,4 +170,6 @@ def _with_joined(mask: int, several: int, joined: dict[int, int]) -> int:
 
 
 def _has_attributes(thing: Any) -> bool:
-    return not (look.is_exactly(thing, *look.PASSING, *GENERATORS, TracebackType) or look.is_node(type(thing)))
+    return not (
+        look.passes_on(thing) or look.is_exactly(thing, *GENERATORS, TracebackType) or look.is_node(type(thing))
+    )

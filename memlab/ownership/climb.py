@@ -7,6 +7,7 @@ import functools
 import gc
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import (
     AsyncGeneratorType,
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memlab import deep, hooks, origins
+from memlab import checkpoints, deep, hooks, origins
 from memlab.ownership import bound, frames, look, shell
 from memlab.ownership.alike import Alike
 from memlab.ownership.heap import Heap, Holders
@@ -74,6 +75,7 @@ class Climb:
         links: which objects are on the way, and which hold which.
         things, down, up: these, of ``links``.
         names: names by the ``id()`` of what they name.
+        parts: ids of the tensors that a sparse one is made of, by its ``id()``.
         nodes: pairs (id of an autograd node, id of what Python code has hung on it).
     """
 
@@ -83,6 +85,7 @@ class Climb:
         starts: list[Any],
         extra: list[tuple[Any, Any]],
         known: dict[int, tuple[str, str]] | None = None,
+        parts: Sequence[tuple[Any, Any]] = (),
     ) -> None:
         self.heap, self._known = heap, known or {}
         self.links = Links(starts)
@@ -101,6 +104,10 @@ class Climb:
         for holder, held in extra:
             self._extra[id(held)].append(holder)
             self.grads[id(holder)].add(id(held))
+        self.parts: defaultdict[int, set[int]] = defaultdict(set)
+        for holder, held in parts:
+            self._extra[id(held)].append(holder)
+            self.parts[id(holder)].add(id(held))
         level = self._starts = set(self.things)
         self._alike = Alike(self.links, set(level))
         self._risen = set(level)
@@ -228,6 +235,10 @@ class Climb:
         return is_output
 
     def _function(self, function: FunctionType, held: int) -> bool:
+        if function.__code__.co_filename == checkpoints.FILE:
+            return held == id(function.__closure__)  # of a region, which its graph keeps; nobody can act on it
+        if frames.is_own(function.__code__):
+            return False
         about = f"{function.__qualname__}(), {frames.place(function.__code__)}"
         if held == id(function.__closure__):
             for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):

@@ -137,7 +137,9 @@ class Words:
                 yield "" if attribute in ("_modules", "_parameters", "_buffers") else f".{attribute}"
             elif look.is_a(climb.things[holder], *look.CONTAINERS):
                 yield self._element(holder, held)
-            elif not look.is_exactly(climb.things[holder], *look.PASSING, *GENERATORS, FunctionType):
+            elif not (
+                look.passes_on(climb.things[holder]) or look.is_exactly(climb.things[holder], *GENERATORS, FunctionType)
+            ):
                 attribute = self._assignment.attribute(holder, held)
                 yield "" if attribute in ("_modules", "_parameters", "_buffers") else f".{attribute}"
             holder = held
@@ -155,7 +157,7 @@ class Words:
         if self._climb.links.owner_of(holder) is not None:
             return self._assignment.attribute_in(holder, held)
         # From Python 3.13 on most objects hold their attributes themselves, without a dict between.
-        other = look.is_a(thing, *look.CONTAINERS) or look.is_exactly(thing, *look.PASSING)
+        other = look.is_a(thing, *look.CONTAINERS) or look.passes_on(thing)
         return "" if other else self._assignment.attribute(holder, held)
 
     def path(self, name: Name, way: Way, ends: str) -> str:
@@ -175,7 +177,9 @@ class Words:
             return "hooks" if look.key_of(thing, held) in HOOKS else ""
         if look.is_node(type(thing)):
             return "node"
-        return next((name for kind, name in _SORTS if look.is_a(thing, kind)), "object")
+        return next(
+            (name for kind, name in _SORTS if look.is_a(thing, kind)), "" if look.passes_on(thing) else "object"
+        )
 
     def way(self, key: Key, anchor: int) -> Way:
         """Climb from the tensor to what the key names, on a shortest way; return holders with what they hold."""
@@ -233,11 +237,13 @@ class Words:
             return f"{look.type_name(type(owner))}.{self._assignment.attribute_in(holder, held)}"
         if kind is TracebackType:
             return "traceback"
-        if look.is_exactly(thing, *look.PASSING) and kind is not FrameType:
-            return look.type_name(kind)
         if kind is FrameType:
             name = next((name for name, identity in frames.slots(thing) if identity == held), "")
             return f"frame of {frames.describe(thing)}" + (f": {name}" if name else "")
+        if held in climb.parts.get(holder, ()):
+            return f"sparse {look.type_name(kind)}"
         if look.is_a(thing, *look.CONTAINERS):
             return look.type_name(kind) + look.place_in(thing, held)
+        if look.passes_on(thing):
+            return look.type_name(kind)
         return f"{look.type_name(kind)}.{self._assignment.attribute(holder, held)}"

@@ -6,6 +6,7 @@ raises or lies; none of them is called.
 
 from __future__ import annotations
 
+import _thread
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Set
@@ -41,6 +42,7 @@ PASSING: tuple[type, ...] = (
 TENSOR_HOOKS = {
     name: getattr(torch._C.TensorBase, name).__get__ for name in ("_backward_hooks", "_post_accumulate_grad_hooks")
 }
+_SPACES = (type, _thread._local)  # their attributes lie where no descriptor says
 CONTAINERS = (list, tuple, deque, set, frozenset, dict)
 
 
@@ -114,6 +116,16 @@ def class_dict(kind: type) -> Any:
 def _find_dict(kind: type) -> Any:
     entries = (_namespace(each).get("__dict__") for each in mro(kind))
     return next((entry for entry in entries if is_exactly(entry, GetSetDescriptorType, MemberDescriptorType)), None)
+
+
+def passes_on(thing: Any) -> bool:
+    """Tell what only leads to what it holds: `PASSING`, and objects of C's without any attribute, such as a ``zip``."""
+    kind = type(thing)
+    return is_exactly(thing, *PASSING) or not (is_a(thing, *_SPACES) or once("attributes", kind, _has_attributes))
+
+
+def _has_attributes(kind: type) -> bool:
+    return any("__dict__" in _namespace(each) for each in mro(kind)) or bool(_find_members(kind))
 
 
 def members(thing: Any) -> Iterator[tuple[str, Any]]:

@@ -88,6 +88,8 @@ class Loose:
                 found.add(graphs.number[each])
             elif each in graphs.variables:
                 found.add(graphs.variables[each])
+            elif each in graphs.regions:
+                found.update(graphs.regions[each])
             elif each != thing and each in self._numbers:
                 found.add(self._numbers[each])
         return found
@@ -134,15 +136,29 @@ class Loose:
             if climb.grads.get(each, set()) & above:
                 where = "a parameter and its gradient's graph hold each other (backward with create_graph=True)"
                 return Name(f"{look.type_name(type(things[each]))}.grad", where, "cycle", ("cycle", "grad"), 8)
+        for each in above:
+            if each != thing and each in self._graphs.variables and self._leads_to(thing, each):
+                name = self._attribute(things[each], above)
+                where = f"a {look.type_name(type(things[each]))} and the graph of its attribute hold each other"
+                return Name(f"{look.type_name(type(things[each]))}.{name}", where, "cycle", ("cycle", "leaf", name), 8)
         if any(type(things[each]) is FrameType for each in above):
             return Name("a frame", "a frame in a reference cycle", "cycle", ("cycle", "frame"), 8)
         return self._ring(above)
 
+    def _leads_to(self, thing: int, leaf: int) -> bool:
+        """Whether the graph of a tensor, or a node, leads to a leaf."""
+        return bool(self._graphs.spread({self._numbers[thing]: 1})[self._graphs.variables[leaf]])
+
+    def _attribute(self, tensor: Tensor, above: set[int]) -> str:
+        """Return the attribute in which a tensor holds one of the things that are above another."""
+        found = (key for key, value in look.items(look.dict_of(tensor) or {}) if id(value) in above)
+        return next((key for key in found if type(key) is str), "?")
+
     def _ring(self, above: set[int]) -> Name | None:
-        """Strip what nothing holds, again and again: what is left holds itself."""
+        """Strip what nothing holds, and what holds nothing, again and again: what is left holds itself."""
         climb = self._climb
         ring = set(above)
-        while free := {each for each in ring if not any(holder in ring for holder in climb.up[each])}:
+        while free := {each for each in ring if ring.isdisjoint(climb.up[each]) or ring.isdisjoint(climb.down[each])}:
             ring -= free
         if not ring:
             return None

@@ -39,6 +39,11 @@ class _Storages(billing.Walk):
         super().__init__()
         self.kept: list[int] = []
 
+    @property
+    def regions(self) -> set[int]:
+        """Checkpointed regions to which the node belongs that was visited last, by the ``id()`` of their frames."""
+        return self._regions.here
+
     def _note(self, key: int, node: Any, name: str, packed: Packed | None) -> None:
         self.kept.append(key)
         tensor, known, _ = self._found[key]
@@ -81,6 +86,7 @@ class Graphs:
         more: which of ``maybe`` are roots; the caller clears it.
         number: the number of each node, by ``id()`` of its Python object.
         variables: numbers of the nodes that accumulate into a leaf, by ``id()`` of the leaf.
+        regions: numbers of the nodes of each checkpointed region, by ``id()`` of its frame.
         read: how many nodes were read.
         unread: how many were met and not read.
     """
@@ -89,6 +95,7 @@ class Graphs:
         walk, tour = _Storages(), graph.Tour()
         self._kept: dict[int, list[int]] = {}
         self.variables: dict[int, int] = {}
+        self.regions: defaultdict[int, list[int]] = defaultdict(list)
         tour.meet(roots)
         self._read(tour, walk, deadline)
         self.more = []
@@ -110,6 +117,8 @@ class Graphs:
             kind = type(node)
             if kind not in blank:
                 walk.visit(node)
+                if walk.regions:
+                    self._note_regions(number, walk.regions)
                 if walk.kept:
                     self._kept[number] = walk.kept
                     walk.kept = []
@@ -119,6 +128,11 @@ class Graphs:
                     blank.add(kind)
             if not number % _LOOKS_AT_CLOCK and number >= LEAST and time.perf_counter() > deadline:
                 return
+
+    def _note_regions(self, number: int, regions: set[int]) -> None:
+        for each in regions:
+            self.regions[each].append(number)
+        regions.clear()
 
     def weight(self, root: int, most: int) -> tuple[int, int]:
         """Return the saved bytes and the nodes that one node leads to, itself included, of at most ``most`` nodes."""

@@ -116,7 +116,7 @@ class _Look:
         self, found: Anchors, graphs: Graphs, heap: Heap, made: dict[int, int], known: dict[int, fixtures.Said]
     ) -> None:
         self._found, self._graphs, self._heap, self._made = found, graphs, heap, made
-        self._climb = Climb(heap, [*found.things, *found.plain], found.grads, known)
+        self._climb = Climb(heap, [*found.things, *found.plain], found.grads, known, found.parts)
         self._assignment = Assignment(self._climb)
         self._words = Words(self._climb, self._assignment)
         self._garbage = Garbage(heap, self._climb)

@@ -88,7 +88,11 @@ class Saved:
     @property
     def blind(self) -> list[str]:
         """Sentences about what this probe met and could not see."""
-        return sorted(self.ledger.blind)
+        on_ctx = self.ledger.on_ctx.items()
+        told = (
+            f"tensors that {each} keeps as attributes of its ctx are not counted: ctx.{name}" for each, name in on_ctx
+        )
+        return sorted({*self.ledger.blind, *told})
 
     def by(self, what: str) -> dict[str, int]:
         """Return `bytes` grouped by class (or kind), line, module, node, op, step, dtype, device or shape; adds up."""

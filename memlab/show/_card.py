@@ -64,6 +64,8 @@ def story(finding: Finding, width: int | None = None) -> Block | None:
             ("growth", f"{curve(used, finding.card, room)} from {format_bytes(used[0])} to {format_bytes(used[-1])}")
         )
     told += [("filled by" if not index else "", line) for index, line in enumerate(_filled(finding))]
+    if finding.held:
+        told.append(("held by", clean(finding.held)))
     last = finding.rows[-1] if finding.rows else {}
     if held := allocator({name: value + finding.base.get(name, 0) for name, value in last.items()}):
         told.append(("allocator", f"{held}, after step {finding.died - 1}"))

@@ -22,7 +22,7 @@ def show(found: Comparison, out: TextIO, limit: int | None = None) -> None:
 def lines(found: Comparison, width: int | None, limit: int | None) -> Iterator[Text]:
     for name, saved in zip(found.names, found.saved, strict=True):
         yield from rows([(format_bytes(saved).rjust(10), clean(name))], width, inset="")
-    yield from folded(f"{_signed(found.bytes):>10}  {_differ(len(found.changes) + len(found.piles))}", width, HEADING)
+    yield from folded(f"{_signed(found.bytes):>10}  {_differ(len(found.changes), len(found.piles))}", width, HEADING)
     for how in KINDS:
         changes = found.of(how)
         if changes:
@@ -50,8 +50,9 @@ def _listed(cells: list[tuple[str, ...]], differ: Sequence[Change | Pile], width
         yield Text(f"  and {len(cells) - MOST} more, {_signed(rest)}", "dim")
 
 
-def _differ(count: int) -> str:
-    return f"{count} line{' differs' if count == 1 else 's differ'}" if count else "nothing differs"
+def _differ(lines: int, names: int) -> str:
+    counts = [f"{count} {what}{'s' * (count != 1)}" for count, what in ((lines, "line"), (names, "name")) if count]
+    return f"{' and '.join(counts)} {'differs' if lines + names == 1 else 'differ'}" if counts else "nothing differs"
 
 
 def _cells(change: Change, width: int | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from memlab.show import _card, _owners
 from memlab.show._columns import width_of
-from memlab.show._pages import BAD, FAINT, HEADING, Text, folded, groups, write
+from memlab.show._pages import BAD, FAINT, HEADING, INSET, Text, folded, groups, write
 from memlab.show._words import clean
 from memlab.tracing.explanation import Explanation
 from memlab.tracing.trace import OUTSIDE
@@ -53,7 +53,7 @@ def _held(found: Explanation, width: int | None) -> Iterator[Text]:
     yield Text("")
     if found.owners:
         yield Text("held by", HEADING)
-        yield from _owners.owners(found.owners, width)
+        yield from _owners.owners(found.owners, width, oom=bool(found.error))
     else:
         yield from folded("held by nothing that Python code can see", width)
 
@@ -66,11 +66,12 @@ def show_oom(found: Explanation, out: TextIO) -> None:
 def oom_lines(found: Explanation, width: int | None) -> Iterator[Text]:
     """Yield what filled the memory, by class and by line, and who holds it."""
     yield from folded("memlab: out of memory", width, BAD)
-    yield from folded(f"  {_card.first_sentences(found.error)}", width)
+    yield from folded(_card.first_sentences(found.error), width, inset=INSET)
     for device, nbytes in found.devices.items():
-        yield from folded(f"  {device}: {format_bytes(nbytes)} allocated by torch", width)
-    kept = f"  {format_bytes(found.moment.saved)} saved for backward"
-    yield from folded(f"{kept}, {format_bytes(found.moment.live)} in all tensors that Python code can reach", width)
+        yield from folded(f"{device}: {format_bytes(nbytes)} allocated by torch", width, inset=INSET)
+    kept = f"{format_bytes(found.moment.saved)} saved for backward"
+    live = f"{format_bytes(found.moment.live)} in all tensors that Python code can reach"
+    yield from folded(f"{kept}, {live}", width, inset=INSET)
     yield from groups("filled by", found.moment.classes, width, TOP)
     yield from _groups(found, ("module", "line", "node"), width)
     yield from _held(found, width)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from memlab.patterns import TENSORS
 from memlab.show._columns import cells, fold
-from memlab.show._pages import FAINT, PLAIN, Text
+from memlab.show._pages import FAINT, PLAIN, Text, groups
 from memlab.show._words import clean
 from memlab.tracing.trace import Held
 from memlab.units import format_bytes
@@ -14,9 +15,14 @@ FULL = 3  # owners that are told in full; the others get a line each
 NO_PATTERN = "none of the known patterns fits; what holds it is the path above"
 
 
-def owners(found: Sequence[Held], width: int | None, last: int = 0) -> Iterator[Text]:
-    """Yield the lines of several owners, the first ones in full; ``last`` is the run's last step."""
+def owners(found: Sequence[Held], width: int | None, last: int = 0, *, oom: bool = False) -> Iterator[Text]:
+    """Yield the lines of several owners, the first ones in full; ``last`` is the run's last step.
+
+    At an OutOfMemoryError (``oom``) the plain tensors of what ran come last, a line each: they are no cause.
+    """
     told = [each for each in found if each.exclusive or each.per_step or each.kind != "C++ only"]
+    used = [each for each in told if oom and _is_in_use(each)]
+    told = [each for each in told if each not in used]
     for index, each in enumerate(told[:FULL]):
         if index:
             yield Text("")
@@ -26,6 +32,15 @@ def owners(found: Sequence[Held], width: int | None, last: int = 0) -> Iterator[
         yield Text("")
         reach = format_bytes(sum(each.exclusive for each in rest))
         yield Text(f"  and {len(rest)} more, which alone pin{'s' * (len(rest) == 1)} {reach}", FAINT)
+    if used:
+        if told:
+            yield Text("")
+        yield from groups("in use", {f"{each.name} ({each.where})": each.bytes for each in used}, width, FULL)
+
+
+def _is_in_use(each: Held) -> bool:
+    """Whether it is a variable of a function that runs, which holds one plain tensor itself, and does not grow."""
+    return each.kind == "local" and each.holds == TENSORS and each.elements == 1 and not (each.per_step or each.pattern)
 
 
 def owner(each: Held, width: int | None, last: int = 0) -> Iterator[Text]:
@@ -35,6 +50,8 @@ def owner(each: Held, width: int | None, last: int = 0) -> Iterator[Text]:
         yield Text(line, PLAIN)
     for label, text in _told(each, width):
         lead = f"  {label:<9}"
+        if not label and width is not None and cells(lead + text) > width:
+            lead = "    "  # a command that is broken cannot be copied
         for line in fold(text, width, lead, " " * len(lead)):
             yield Text(line)
 
@@ -60,6 +77,9 @@ def _told(each: Held, width: int | None) -> Iterator[tuple[str, str]]:
         yield "pattern", NO_PATTERN
         return
     yield "pattern", clean(each.pattern)
+    if not each.cure:
+        yield "fix", clean(each.fix)
+        return
     fix, code = clean(each.fix), f"python -m memlab show pattern {clean(each.cure)}"
     both = f"{fix:<36}  {code}"
     if width is None or cells(both) + 11 <= width:

@@ -119,4 +119,4 @@ def _owners_of(trace: Trace, width: int | None) -> Iterator[Text]:
     if not found or not (trace.grows or trace.nodes_per_step or trace.ended == OUT_OF_MEMORY):
         return
     yield Text("")
-    yield from _owners.owners(found, width, trace.steps)
+    yield from _owners.owners(found, width, trace.steps, oom=trace.ended == OUT_OF_MEMORY)

@@ -40,6 +40,8 @@ class Explanation:
 
 def of_tensor(tensor: Tensor) -> Explanation:
     """Explain one tensor. Raises TypeError and Unavailable as `memlab.bill` does."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"explain() takes one tensor, such as a loss, not {type(tensor).__name__}")
     bill = billing.bill(tensor)
     rows = makeup.rows_of(bill.lines)
     moment = Moment(0, sum(row.bytes for row in rows), rows=rows)

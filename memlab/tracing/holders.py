@@ -15,9 +15,9 @@ from memlab.ownership.frames import Ended
 from memlab.ownership.growing import named
 from memlab.ownership.search import SECONDS
 from memlab.ownership.survey import survey
-from memlab.patterns import TENSORS, Clue, recognise
+from memlab.patterns import CARRIED, GRAPH, TENSORS, Clue, recognise
 from memlab.tracing.kept import kept_at
-from memlab.tracing.stores import stores
+from memlab.tracing.stores import NEW, stores
 from memlab.tracing.trace import Held
 
 MOST = 32
@@ -66,6 +66,7 @@ def find(
         elif not before and since is not None:
             per_step = _rate_since(owner, pinned, step - since)
         records.append(_held(owner, pinned, step, known, per_step, nodes))
+    records = _with_carriers(records)
     records.sort(key=_weight)
     return [*map(_with_statement, records[:MOST]), *records[MOST:]]
 
@@ -91,8 +92,31 @@ def growing(found: Sequence[Held], *, plain: bool) -> list[Held]:
     return [each for each in found if each.holds != TENSORS or (plain and each.per_step > 0)]
 
 
-def _weight(each: Held) -> tuple[int, int, int]:
-    return -each.per_step, -each.exclusive, -each.bytes
+def _weight(each: Held) -> tuple[bool, int, int, int]:
+    return bool(each.carrier), -each.per_step, -each.exclusive, -each.bytes
+
+
+def _with_carriers(records: list[Held]) -> list[Held]:
+    """Answer what is made anew in every step, and leads to a state that another name carries on, with that one's cure.
+
+    ``loss = criterion(h)`` grows like ``h = cell(x, h)``, and to cut it frees nothing.
+    """
+    carried = [each for each in records if each.per_step > 0 and each.pattern in CARRIED]
+    if len(carried) < 2:
+        return records
+    anew = {id(each) for each in carried if stores(each.name, each.where) == {NEW}}
+    carriers = [each for each in carried if id(each) not in anew]
+
+    def answered(each: Held) -> Held:
+        same = (one for one in carriers if abs(one.per_step - each.per_step) <= each.per_step // 10)
+        carrier = next(same, None) if id(each) in anew else None
+        if carrier is None:
+            return each
+        return dataclasses.replace(
+            each, carrier=carrier.name, pattern=carrier.pattern, fix=carrier.fix, cure=carrier.cure
+        )
+
+    return [answered(each) for each in records]
 
 
 def _key(each: Held | Owner) -> Key:
@@ -108,7 +132,7 @@ def _rate(owner: Owner, pinned: int, step: int, before: Held, within: bool) -> i
         return 0
     if (within or not owner.complete) and before.per_step > 0:
         return before.per_step
-    return max(0, grown or pinned - before.pinned) // passed
+    return max(0, grown, pinned - before.pinned) // passed
 
 
 def _rate_since(owner: Owner, pinned: int, steps: int) -> int:
@@ -147,7 +171,8 @@ def _held(owner: Owner, pinned: int, step: int, before: Held | None, per_step: i
     clue = clue_of(owner, grows=per_step > 0 or nodes_grow, piles=piles)
     # What an earlier look has told holds: in a second look at one step, and where a function's variable, new in each
     # call, is as large at the end of each.
-    if before is not None and not per_step and (passed == 0 or (before.pattern and recognise(clue) is None)):
+    told = before is not None and before.pattern and (passed == 0 or (not per_step and recognise(clue) is None))
+    if before is not None and (told or (passed == 0 and not per_step)):
         return dataclasses.replace(record, pattern=before.pattern, fix=before.fix, cure=before.cure)
     return _with_pattern(record, clue)
 
@@ -164,6 +189,7 @@ def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:
     """Return what patterns are recognised by; ``piles`` is whether its elements rose, None if that is not known."""
     return Clue(
         name=owner.name,
+        where=owner.where,
         place=_place(owner),
         kind=owner.kind,
         holds=owner.holds,
@@ -174,7 +200,7 @@ def clue_of(owner: Owner, *, grows: bool, piles: bool | None) -> Clue:
         evaluating=owner.evaluating,
         grows=grows,
         piles=piles,
-        stores=stores(owner.name, owner.where),
+        stores=stores(owner.name, owner.where) if owner.holds == GRAPH else frozenset(),
     )
 
 

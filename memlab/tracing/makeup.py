@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memlab import origins
+from memlab import origins, sparse
 from memlab.lines import GIVEN, Line
 from memlab.tracing.trace import Moment, Row
 from memlab.watching import Watch
@@ -70,9 +70,11 @@ def seen_by_python() -> dict[int, int]:
     found: dict[int, int] = {}
     with torch._C.DisableTorchFunctionSubclass():
         for thing in gc.get_objects():
-            key = origins.storage_key(thing) if issubclass(type(thing), Tensor) else None
-            if key is not None and key not in found:
-                found[key] = thing.untyped_storage().nbytes()
+            if issubclass(type(thing), Tensor):
+                for each in (thing, *sparse.parts(thing)):
+                    key = origins.storage_key(each)
+                    if key is not None and key not in found:
+                        found[key] = each.untyped_storage().nbytes()
     return found
 
 

@@ -3,53 +3,92 @@
 from __future__ import annotations
 
 import ast
-import functools
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 
 from memlab import places
+from memlab.tracing.scopes import FUNCTIONS, Scopes, class_of, file_of_global, scopes_of, tree_of
 
 _REGISTERS = re.compile(r"register_(?:\w+_)?hook")  # torch's own names
 _PUTS = {"append", "extend", "add", "insert", "update", "appendleft", "setdefault", "push", "put"}
 _EMPTY = {"list", "dict", "set", "deque", "defaultdict", "OrderedDict"}
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-ADD, MIX, PUT, ASSIGN, HOOK = "add", "mix", "put", "assign", "hook"
+ADD, MIX, PUT, NEW, ASSIGN, HOOK = "add", "mix", "put", "new", "assign", "hook"
+Stored = tuple[ast.AST, str]  # a statement, and what it does
 
 
 def stores(name: str, where: str) -> frozenset[str]:
     """Return what the statements do that store something new into ``name``, where it lives.
 
     ``add``: what it was, and something more (``x += y``). ``mix``: a part of what it was, and something more
-    (``x = a * x + b * y``, ``x.lerp_(y, a)``). ``put``: an element (``x.append(y)``). ``assign``: anything else.
-    ``hook``: one of them lies in a function that is registered as a hook. Empty where no statement can be found.
+    (``x = a * x + b * y``, ``x.lerp_(y, a)``). ``put``: an element (``x.append(y)``). ``new``: what does not come from
+    what it was, nor by way of other names (``x = f(y); y = x``). ``assign``: anything else. ``hook``: one of them lies
+    in a function that is registered as a hook. Empty where no statement can be found.
     """
-    place = places.at_end(where)
-    if place is None:
-        return frozenset()
-    file, line = place
     try:
-        tree = tree_of(file)
+        for tree, found in _found(name, where):
+            kinds = {kind for _, kind in found}
+            if NEW in kinds and _comes_from_itself(tree, _last(name), [statement for statement, _ in found]):
+                kinds = kinds - {NEW} | {ASSIGN}
+            if kinds:
+                return frozenset(kinds | ({HOOK} if _in_hook(tree, [statement for statement, _ in found]) else set()))
     except (OSError, SyntaxError, ValueError, RecursionError):
-        return frozenset()
-    last = re.sub(r"\[.*", "", name).rpartition(".")[2]
-    scope = _scope(tree, line)
-    found = list(statements(scope, last)) or (list(statements(tree, last)) if "." in name else [])
-    kinds = {kind for _, kind in found}
-    if kinds and _in_hook(tree, [statement for statement, _ in found]):
-        kinds.add(HOOK)
-    return frozenset(kinds)
+        pass
+    return frozenset()
 
 
-@functools.lru_cache(maxsize=16)
-def tree_of(file: str) -> ast.Module:
-    return ast.parse(places.text_of(file))
+def _found(name: str, where: str) -> Iterator[tuple[ast.Module, list[Stored]]]:
+    """Yield a file's syntax and its statements that store into the name, the likeliest file first."""
+    root, last = re.split(r"[.\[]", name)[0], _last(name)
+    place, module = places.at_end(where), file_of_global(where)
+    if place is not None:
+        file, line = place
+        tree = tree_of(file)
+        yield tree, list(statements(_scope(tree, line), last)) or (list(statements(tree, last)) if "." in name else [])
+    elif module is not None:
+        scopes = scopes_of(module)
+        every = statements(scopes.tree, last)
+        yield scopes.tree, [each for each in every if last != root or scopes.home(root, each[0]) is None]
+    kind = class_of(where) if "." in name else None
+    if kind is not None:
+        scopes = scopes_of(kind[1])
+        yield scopes.tree, list(statements_of_class(scopes, kind[0], last))
+
+
+def _last(name: str) -> str:
+    return re.sub(r"\[.*", "", name).rpartition(".")[2]
+
+
+def _comes_from_itself(tree: ast.Module, name: str, found: list[ast.AST]) -> bool:
+    """Whether what is assigned to a name was computed from it, also by way of other names of its function."""
+    sources: defaultdict[str, set[str]] = defaultdict(set)
+    for scope in {_scope(tree, getattr(each, "lineno", 0)) for each in found}:
+        for node in ast.walk(scope):
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    for each in _names_in(target):
+                        sources[each] |= _names_in(node.value)
+    met, waiting = set(sources[name]), list(sources[name])
+    while waiting:
+        fresh = sources[waiting.pop()] - met
+        met |= fresh
+        waiting.extend(fresh)
+    return name in met
+
+
+def _names_in(node: ast.AST) -> set[str]:
+    """Return the variables and attributes in an expression by their last names, without what is called."""
+    called = {id(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+    found = [each for each in ast.walk(node) if id(each) not in called]
+    names = {each.id for each in found if isinstance(each, ast.Name)}
+    return names | {each.attr for each in found if isinstance(each, ast.Attribute)}
 
 
 def _scope(tree: ast.Module, line: int) -> ast.AST:
     """Return the outermost function around a line, for one that closes over a name may be far from one that stores."""
     waiting: list[ast.AST] = list(tree.body)
     for node in waiting:  # grows meanwhile
-        if isinstance(node, _FUNCTIONS):
+        if isinstance(node, FUNCTIONS):
             if node.lineno <= line <= (node.end_lineno or node.lineno):
                 return node
         else:
@@ -57,7 +96,7 @@ def _scope(tree: ast.Module, line: int) -> ast.AST:
     return tree
 
 
-def statements(scope: ast.AST, name: str) -> Iterator[tuple[ast.AST, str]]:
+def statements(scope: ast.AST, name: str) -> Iterator[Stored]:
     """Yield what puts something new into the name; what only empties it, or gives it a constant, does not count."""
     for node in ast.walk(scope):
         if isinstance(node, ast.Assign):
@@ -71,10 +110,42 @@ def statements(scope: ast.AST, name: str) -> Iterator[tuple[ast.AST, str]]:
             yield node, kind
 
 
+def statements_of_class(scopes: Scopes, kind: str, name: str) -> Iterator[Stored]:
+    """Yield what puts something new into an attribute of a class, or of its methods' ``self``."""
+    for node, what in statements(scopes.tree, name):
+        owner, own = scopes.method(node)
+        of_self = owner == kind and f"{own}.{name}" in targets_of(node)
+        of_class = f"{kind}.{name}" in targets_of(node) and scopes.home(kind, node) is None
+        if of_self or of_class:
+            yield node, what
+
+
+def targets_of(node: ast.AST) -> list[str]:
+    """Return what a storing statement stores into, as text: ``self.seen`` of ``self.seen[step].append(y)``."""
+    if isinstance(node, ast.Assign):
+        return [text for target in node.targets for text in _texts(target)]
+    if isinstance(node, (ast.AugAssign, ast.AnnAssign)):
+        return list(_texts(node.target))
+    return list(_texts(node.func.value)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else []
+
+
+def _texts(target: ast.expr) -> Iterator[str]:
+    while isinstance(target, (ast.Subscript, ast.Starred)):
+        target = target.value
+    if isinstance(target, (ast.Tuple, ast.List)):
+        for each in target.elts:
+            yield from _texts(each)
+    elif isinstance(target, (ast.Name, ast.Attribute)):
+        yield ast.unparse(target)
+
+
 def _put(target: ast.expr, value: ast.expr, name: str) -> Iterator[str]:
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
         for one, each in zip(target.elts, value.elts, strict=True):
             yield from _put(one, each, name)
+    elif isinstance(value, ast.IfExp) and _is_name(target, name):
+        yield from _put(target, value.body, name)
+        yield from _put(target, value.orelse, name)
     elif _is_name(target, name) and not _is_empty(value):
         yield _assigned(value, name)
 
@@ -82,6 +153,8 @@ def _put(target: ast.expr, value: ast.expr, name: str) -> Iterator[str]:
 def _assigned(value: ast.expr, name: str) -> str:
     """Tell a sum with the name itself as a term from one with a part of it."""
     terms = list(_terms(value))
+    if not _mentions(value, name):
+        return NEW
     if len(terms) == 1:
         return MIX if _is_lerp(value, name) or _scaled_sum(value, name) else ASSIGN
     own = [each for each in terms if _is_name(each, name)]
@@ -174,5 +247,5 @@ def _in_hook(tree: ast.Module, statements: list[ast.AST]) -> bool:
                 hooks += [each for each in ast.walk(given) if isinstance(each, ast.Lambda)]
                 registered |= {_last_name(given.func if isinstance(given, ast.Call) else given)}
     hooks += [each for each in ast.walk(tree) if getattr(each, "name", None) in registered - {""}]
-    inside = {id(each) for hook in hooks if isinstance(hook, _FUNCTIONS) for each in ast.walk(hook)}
+    inside = {id(each) for hook in hooks if isinstance(hook, FUNCTIONS) for each in ast.walk(hook)}
     return any(id(each) in inside for each in statements)

@@ -81,12 +81,14 @@ class Held:
         born: where the tensors at its end were made; ``source`` is the text of that line.
         kept: where that is unknown or in a library, the only statement that stores into the name, if there is one
             (`kept_at`); ``kept_source`` is its text.
-        per_step: bytes that it grew by in each step; 0 when it did not grow or was seen once.
+        per_step: bytes that it grew by in each step, of what is saved or of all that it pins, whichever is more; 0 when
+            it did not grow or was seen once.
         pattern, fix, cure: the known pattern it is, in a word; what to do, in a sentence; the experiment's arm.
         step: steps that had ended when it was seen.
         elements: how many tensors it holds.
         pinned: bytes of storages that it keeps, saved or not, and that are new since the run's warm-up.
         complete: whether its graphs were read to their ends; if not, the numbers are at least what they say.
+        carrier: the name that carries on the state that this one, made anew in every step, leads to; else empty.
     """
 
     path: str
@@ -110,6 +112,7 @@ class Held:
     complete: bool = True
     elements: int = 0
     pinned: int = 0
+    carrier: str = ""
 
     @property
     def places(self) -> list[tuple[str, str, str]]:
