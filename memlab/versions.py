@@ -23,6 +23,11 @@ def from_2_14() -> bool:
     return TORCH >= (2, 14)
 
 
+def from_2_15() -> bool:
+    """Tell whether this torch is 2.15, or a newer one, of which is assumed that it does as 2.15."""
+    return TORCH >= (2, 15)
+
+
 def tie_break() -> str:
     """Return which of several free blocks of one size the caching allocator takes, as `memlab.allocator` names it.
 

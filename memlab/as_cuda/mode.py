@@ -16,6 +16,8 @@ from memlab.as_cuda.ordering import EARLY
 from memlab.as_cuda.scratch import Kernel, in_order, scratch
 from memlab.as_cuda.temporaries import KERNELS, aten
 from memlab.as_cuda.workspaces import (
+    are_kept,
+    call_bytes,
     in_backward,
     lt_bytes,
     multiplies,
@@ -59,7 +61,7 @@ class CudaMode(Mode):
     """Sees every operator, calls its stand-in where CUDA has another kernel, and allocates what that kernel would.
 
     Attributes:
-        workspaces: the cuBLAS workspaces taken so far: of the ``"forward"`` thread, of the ``"backward"`` thread, and
+        workspaces: the cuBLAS workspaces that are kept: of the ``"forward"`` thread, of the ``"backward"`` thread, and
             of as many others as multiplied at a time.
         lt_workspaces: likewise, cuBLASLt's own, where it has any.
         bars: what operators may have taken beside what is counted.
@@ -150,7 +152,9 @@ class CudaMode(Mode):
         with scratch(self.ledger) as use:
             if inside.kernel is not None:
                 inside.kernel(use, self.gpu, args, out)
-            if inside.multiplies and takes_workspace(func, args):
+            if inside.multiplies and not are_kept():
+                use.take(call_bytes(self.gpu.capability, func, args, out))
+            elif inside.multiplies and takes_workspace(func, args):
                 self._take_workspaces(takes_lt_workspace(func, args, out))
             if inside.bound is not None:
                 self.bars.see(func, use.highest + inside.bound.of(args, out))
