@@ -31,7 +31,7 @@ def held(storages):
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "call", "old", "new"),
-    [  # the peak of bytes asked for, the output among them, on the CUDA builds of 2.11, and of 2.12 and 2.13
+    [  # the peak of bytes asked for, the output among them, on the CUDA builds of 2.11, and of 2.12 to 2.14
         ((1, 1), torch.float32, lambda x: x.multinomial(1), 19, 23),
         ((1, 1), torch.float64, lambda x: x.multinomial(1, replacement=True), 27, 35),
         ((20,), torch.bfloat16, lambda x: x.multinomial(1), 50, 54),
@@ -53,6 +53,25 @@ def test_kernels_take_what_they_take_in_each_version(monkeypatch, shape, dtype, 
             before = card.memory_stats()["requested_bytes.all.current"]
             card.reset_peak()
             call(x)
+            assert card.memory_stats()["requested_bytes.all.peak"] - before == expected, version
+
+
+@pytest.mark.parametrize(
+    ("make", "call", "until_2_14", "from_2_15"),
+    [  # on the CUDA builds of 2.14 and 2.15, the output among them
+        (lambda: torch.ones(8, 1000), lambda x: x.multinomial(5, replacement=True), 320 + 3 * 32_000, 320 + 2 * 32_000),
+        (lambda: torch.ones(1000), lambda x: x.multinomial(5, replacement=True), 40 + 13_023, 40 + 9023),
+        (lambda: [torch.ones(200_000), torch.ones(10), torch.ones(10)], torch._foreach_norm, 12 + 48, 12 + 32 + 24),
+        (lambda: [torch.ones(each).double() for each in (200_000, 0)], torch._foreach_norm, 16 + 64, 16 + 16 + 32),
+    ],
+)
+def test_kernels_take_what_they_take_from_2_15_on(monkeypatch, make, call, until_2_14, from_2_15):
+    for version, expected in ((NEW, until_2_14), ((2, 14), until_2_14), ((2, 15), from_2_15)):
+        with on(monkeypatch, version) as storages:
+            card, given = storages.ledger.card, make()
+            before = card.memory_stats()["requested_bytes.all.current"]
+            card.reset_peak()
+            call(given)
             assert card.memory_stats()["requested_bytes.all.peak"] - before == expected, version
 
 
