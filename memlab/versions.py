@@ -7,6 +7,8 @@ which a bias is added, and 2.14 has the seed and offset of efficient attention o
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 OLDEST, NEWEST = (2, 11), (2, 14)  # that were measured
@@ -31,9 +33,14 @@ def from_2_15() -> bool:
 def tie_break() -> str:
     """Return which of several free blocks of one size the caching allocator takes, as `memlab.allocator` names it.
 
-    On the CUDA builds of 2.13 and 2.14 it is that of the oldest segment, up to 2.12 the one with the lowest address.
+    On the CUDA builds of 2.13 to 2.15 it is that of the oldest segment, up to 2.12 the one with the lowest address.
     """
     return "segment" if TORCH >= (2, 13) else "address"
+
+
+def allocator() -> dict[str, Any]:
+    """Return what of the caching allocator differs between versions, as arguments of `memlab.allocator.Allocator`."""
+    return {"tie_break": tie_break(), "sets_reserve": from_2_15()}
 
 
 def checked() -> str:

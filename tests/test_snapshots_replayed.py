@@ -157,3 +157,6 @@ def test_a_history_that_does_not_fit_is_said_and_not_replayed(recorded, tmp_path
     (tmp_path / "future.pickle").write_bytes(pickles.dumps(changed))
     assert cli.main(["show", str(tmp_path / "future.pickle"), "--replay", ""]) == 0
     assert "its settings are of another torch: Unrecognized key 'of_the_future'" in capsys.readouterr().out
+    changed["allocator_settings"]["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments_reserve:0.5"  # from torch 2.15 on
+    (device,) = summary.summarise(parsed(changed), ["expandable_segments:True"]).devices
+    assert "another torch" not in device.problem

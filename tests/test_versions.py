@@ -123,3 +123,14 @@ def test_a_card_has_the_allocator_of_the_torch_that_runs(monkeypatch, version, l
         card = seen.card.card
     assert (card.next_order(30 * MIB, 0) == 0) is low  # the address alone decides where all orders are the same
     assert versions.tie_break() == ("address" if low else "segment")
+
+
+@pytest.mark.parametrize(("version", "told"), [((2, 14), "to avoid fragmentation"), ((2, 15), "over-reserving VA")])
+def test_a_card_says_what_this_torch_says_when_it_is_full(monkeypatch, version, told):
+    monkeypatch.setattr(versions, "TORCH", version)
+    found = memlab.predict(lambda: torch.empty(1 << 30), "1 GiB", steps=1, conf="expandable_segments:True")
+    assert told in found.oom
+    with memlab.watch(card="1 GiB") as seen:
+        seen.card.card.configure("expandable_segments:True")
+        with pytest.raises(torch.OutOfMemoryError, match=told):
+            torch.empty(1 << 30)
