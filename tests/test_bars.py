@@ -185,7 +185,7 @@ GOOD, HIGH = aten.relu.default, [each for each in ABOVE if each not in EXACT][:2
         ([GOOD], "what the operator that ran returns, saves and takes inside"),
         ([GOOD, aten.gelu.default], "what all 2 operators that ran return, save and take inside"),
         ([GOOD, aten.nanmedian.default], "what 1 of the 2 operators that ran returns, saves and takes inside"),
-        ([aten.nanmedian.default], "torch's caching allocator (2.13): rounding, blocks, segments, retries, its error"),
+        ([aten.nanmedian.default], "torch's caching allocator: rounding, blocks, segments, retries, its error"),
     ],
 )
 def test_sentences_about_operators_that_were_exact(ran, sentence):

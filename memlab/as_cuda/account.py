@@ -19,7 +19,7 @@ def exact(mode: CudaMode) -> list[str]:
     does = "return, save and take" if good > 1 else "returns, saves and takes"
     return [
         *([f"what {which} that ran {does} inside"] if good else []),
-        "torch's caching allocator (2.13): rounding, blocks, segments, retries, its error",
+        "torch's caching allocator: rounding, blocks, segments, retries, its error",
         "cuBLAS workspaces",
         f"all this as checked on {versions.checked()}, not yet on a GPU",
     ]

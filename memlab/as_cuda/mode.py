@@ -31,8 +31,9 @@ from memlab.outputs import FRESH, VIEW, is_fresh, outputs_of
 
 _sequence_nr = torch._C._autograd._get_sequence_nr
 STAND_INS: dict[Any, Any] = {**attention.STAND_INS, **norms.STAND_INS, **cells.STAND_INS}
-# Seed and offset of the random stream: on the host up to torch 2.13, on the device, and made first, since then.
+# Seed and offset of the random stream: on the host up to torch 2.13 and with dropout, else on the device, made first.
 _RANDOM = {aten._scaled_dot_product_efficient_attention.default: (2, 3)}
+DROPOUT = 5  # its argument
 
 
 # Outputs that CUDA's kernel allocates in another order than it returns them.
@@ -134,7 +135,7 @@ class CudaMode(Mode):
             if not (out.dim() == 0 and optimizers.on_host()):
                 self._see_one(func, out, sequence, outputs, args)
         elif isinstance(out, (tuple, list)):
-            for index in _order(func, len(out)):
+            for index in _order(func, len(out), args):
                 if isinstance(out[index], Tensor):
                     self._see_one(func, out[index], sequence, outputs, args)
 
@@ -206,13 +207,14 @@ class CudaThreadMode(CudaMode):
         return self._own
 
 
-def _order(func: Any, count: int) -> Sequence[int]:
+def _order(func: Any, count: int, args: Sequence[Any]) -> Sequence[int]:
     """Return the places of the outputs that are on the device, in the order in which CUDA's kernel allocates them."""
     if func in LAST_FIRST:
         return range(count)[::-1]
     random = _RANDOM.get(func, ())
     others = [place for place in range(count) if place not in random]
-    return [*random, *others] if versions.from_2_14() else others
+    drops = bool(random) and len(args) > DROPOUT and args[DROPOUT] > 0
+    return [*random, *others] if versions.from_2_14() and not drops else others
 
 
 def _all_strided(args: tuple[Any, ...]) -> bool:

@@ -232,6 +232,8 @@ def _efficient_backward(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -
     grad, query, key = args[0], args[1], args[2]
     batch, heads, length, _ = query.shape
     use.copy(grad.transpose(1, 2))
+    if key.shape[1] != heads:  # the gradients of what queries share, for each of them
+        use.take(*(nbytes(each) * heads // key.shape[1] for each in args[2:4]))
     delta = 4 * batch * heads * length
     if query.element_size() == 4:
         product, first = use.take(4 * grad.numel()), use.take(delta)
