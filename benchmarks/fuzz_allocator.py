@@ -27,6 +27,7 @@ from typing import Any
 
 from memlab.allocator import Allocator, OutOfMemory, check
 from memlab.allocator.expandable import find_room
+from memlab.allocator.freelist import FreeList
 from memlab.allocator.sizes import SMALL_SIZE, round_size
 
 CONFIGURATIONS = {
@@ -43,6 +44,7 @@ CONFIGURATIONS = {
     "expandable_max_split": "expandable_segments:True,max_split_size_mb:40",
     "expandable_collector": "expandable_segments:True,garbage_collection_threshold:0.5",
     "expandable_large_segment": "expandable_segments:True,large_segment_size_mb:30,roundup_power2_divisions:4",
+    "expandable_reserve": "expandable_segments:True,expandable_segments_reserve:1G",
     "throw": "throw_on_cudamalloc_oom:True,per_process_memory_fraction:{share}",
     "changing": "",  # settings change while it runs
 }
@@ -56,7 +58,8 @@ CHANGES = (
 KIB, MIB = 1 << 10, 1 << 20
 BUDGET = 4 << 30
 EDGES = (1, 511, 512, 513, MIB - 512, MIB, MIB + 1, 10 * MIB - 1, 10 * MIB, 10 * MIB + 1, 19 * MIB, 20 * MIB, 64 * MIB)
-ALONE = "nothing: the model alone (torch's own takes part where it is 2.13 or 2.14, and sees a device)"
+ALONE = "nothing: the model alone (torch's own takes part where it is 2.13 or newer, and sees a device)"
+FROM_2_15 = "expandable_reserve"
 COLUMNS = {"mallocs": 10, "frees": 10, "refused": 9, "invariants": 11, "stats": 8, "snapshots": 10, "differences": 12}
 
 
@@ -67,6 +70,7 @@ class Torch:
         import torch
 
         self.torch: Any = torch  # it has read the settings from the environment
+        self.version = tuple(map(int, torch.__version__.split(".")[:2]))
         self.cuda: Any = torch.cuda
         self.cuda.init()
         self.streams = {0: self.cuda.default_stream()}
@@ -119,7 +123,8 @@ class Run:
         self.torch = Torch() if with_torch else None
         total, other = (self.torch.total, self.torch.other) if self.torch else (BUDGET, 300 * MIB)
         conf, fraction = limits(name, total)
-        self.card = Allocator(total, conf, other=other)
+        sets_reserve = name == FROM_2_15 or (self.torch is not None and self.torch.version >= (2, 15))
+        self.card = Allocator(total, conf, other=other, sets_reserve=sets_reserve)
         self.card.set_memory_fraction(fraction)
         self.card.record_history(1000)
         if self.torch:
@@ -175,7 +180,20 @@ class Run:
     def needs_second_reservation(self, nbytes: int, stream: int) -> bool:
         size = round_size(nbytes, self.card.settings)
         pool = self.card.small_blocks if size <= SMALL_SIZE else self.card.large_blocks
-        return bool(pool.unmapped.get(stream)) and find_room(pool, size, stream) is None
+        if find_room(pool, size, stream) is not None or self.is_never_reserved(size):
+            return False
+        return bool(pool.unmapped.get(stream)) or self.has_full_reservation(pool.free_list(stream))
+
+    def is_never_reserved(self, size: int) -> bool:
+        settings, total = self.card.settings, self.card.device.total
+        return settings.reserve is not None and size > settings.reserve_of(total) + settings.large_segment_size
+
+    def has_full_reservation(self, free: FreeList) -> bool:
+        """Whether a stream has reserved addresses and mapped all of them, which takes a setting."""
+        if self.card.settings.reserve is None:
+            return False
+        live = (block for block in self.card.live.values() if block.free_list is free)
+        return any(block.expandable is not None for block in (*free, *live))
 
     def call(self, ours: str, theirs: str) -> None:
         getattr(self.card, ours)()
@@ -281,14 +299,15 @@ def start_one(name: str, seed: int, operations: int, total: int) -> dict[str, An
     return found
 
 
-def device_bytes() -> int:
-    """Return the size of the CUDA device, or 0 if there is none or this torch has another allocator."""
+def device() -> tuple[int, tuple[int, int]]:
+    """Return the size of the CUDA device, 0 if there is none or this torch has another allocator, and its version."""
     code = (
-        "import torch; assert torch.__version__.split('.')[:2] in (['2', '13'], ['2', '14']); "
-        "print(torch.cuda.get_device_properties(0).total_memory)"
+        "import torch; version = [int(each) for each in torch.__version__.split('.')[:2]]; assert version >= [2, 13]; "
+        "print(torch.cuda.get_device_properties(0).total_memory, *version)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return 0 if done.returncode else int(done.stdout)
+    total, major, minor = (0, 0, 0) if done.returncode else map(int, done.stdout.split())
+    return total, (major, minor)
 
 
 def main() -> int:
@@ -302,8 +321,8 @@ def main() -> int:
     if options.run:
         run_one(options.run, options.seed, options.operations, not options.model_only)
         return 0
-    names = options.only or list(CONFIGURATIONS)
-    total = 0 if options.model_only else device_bytes()
+    total, version = (0, (0, 0)) if options.model_only else device()
+    names = options.only or [name for name in CONFIGURATIONS if name != FROM_2_15 or not total or version >= (2, 15)]
     print(f"{'configuration':<26}" + "".join(f"{column:>{width}}" for column, width in COLUMNS.items()))
     results = []
     for name in names:

@@ -80,7 +80,7 @@ def predicted(wanted: list[str], device: dict[str, Any], *, fake: bool) -> dict[
 
     found: dict[str, Any] = {}
     for name in wanted:
-        card = Allocator(total=device["total"], tie_break=versions.tie_break())
+        card = Allocator(total=device["total"], **versions.allocator())
         began = time.perf_counter()
         with fake_tensors() if fake else nullcontext():
             with CudaStorages(card, Gpu(tuple(device["capability"]), device["sms"])) as storages:

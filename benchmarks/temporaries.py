@@ -37,6 +37,7 @@ from memlab.as_cuda import Gpu
 from memlab.as_cuda.mode import KERNELS
 from memlab.as_cuda.ordering import EARLY
 from memlab.as_cuda.scratch import in_order, nbytes, scratch
+from memlab.as_cuda.workspaces import are_kept, call_bytes, multiplies
 from memlab.card_ledger import CardLedger
 from memlab.outputs import FRESH, VIEW, outputs_of
 
@@ -123,6 +124,8 @@ class Sweep(TorchDispatchMode):
         with scratch(ledger) as use:
             if func in KERNELS:
                 KERNELS[func](use, self.gpu, args, out)
+            if multiplies(func) and not are_kept():
+                use.take(call_bytes(self.gpu.capability, func, args, out))
         stats = card.memory_stats()
         return stats["requested_bytes.all.peak"], stats["allocation.all.allocated"]
 

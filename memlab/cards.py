@@ -60,14 +60,15 @@ class Card:
         """Resident threads of one multiprocessor; 2048 where the capability is not in the table."""
         return THREADS_PER_SM.get(self.capability or (9, 0), 2048)
 
-    def allocator(self, conf: str = "", tie_break: str = "segment") -> Allocator:
+    def allocator(self, conf: str = "", tie_break: str = "segment", sets_reserve: bool = False) -> Allocator:
         """Return torch's caching allocator on this card, with settings as in PYTORCH_CUDA_ALLOC_CONF.
 
-        ``tie_break`` is as of `memlab.allocator.Allocator`; `memlab.versions.tie_break` has that of this torch.
+        The others are as of `memlab.allocator.Allocator`; `memlab.versions.allocator` has those of this torch.
         """
         from memlab.allocator import Allocator
 
-        return Allocator(total=self.total, conf=conf, other=self.context + self.other, tie_break=tie_break)
+        other = self.context + self.other
+        return Allocator(self.total, conf, other=other, tie_break=tie_break, sets_reserve=sets_reserve)
 
     def describe(self) -> str:
         """Say in one line what the card has and what of it is taken, so that neither is hidden."""

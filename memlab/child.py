@@ -83,6 +83,8 @@ def _measured(job: Job, threads: int, emit: Callable[[dict[str, int]], None]) ->
         from memlab.measure import measure
 
         torch.set_num_threads(threads)
+        # From torch 2.15 on each product takes a workspace of cuBLAS's, of the arm's card too, unless they are kept.
+        os.environ.setdefault("TORCH_CUBLAS_WORKSPACE_CACHE", "1")
         return "finding", measure(job, emit)
     except _NOBODY_LISTENS:
         raise

@@ -5,7 +5,7 @@ that key. A `memlab.dispatch.Mode` sees the same operators, but torch does other
 Python as well, and autograd takes every tensor for one of a subclass (``at::isTensorSubclassLike``) and other formulas
 for it. Here it does what it does without memlab, and results/overhead.md says what that saves.
 
-Up to torch 2.13 the key has no other kernel; it was meant for ones from outside (pytorch #76139). Later it is to be
+Up to torch 2.15 the key has no other kernel; it was meant for ones from outside (pytorch #76139). Later it is to be
 torch's own (pytorch #183776): where it is, `is_available()` is False, and a mode does the work. So does a mode when
 functions were compiled before: torch.compile guards the keys of a thread, and would compile them again for ours.
 

@@ -132,7 +132,7 @@ class _Run:
 
     def __init__(self, what: str, card: Card, *, fake: bool, conf: str, given: Sequence[torch.Tensor] = ()) -> None:
         self.card, self.fake, self.given = card, fake, given
-        self.allocator, self.gpu = card.allocator(conf, versions.tie_break()), gpu_of(card)
+        self.allocator, self.gpu = card.allocator(conf, **versions.allocator()), gpu_of(card)
         capability = ".".join(map(str, self.gpu.capability))
         self.found = Prediction(
             what=what,

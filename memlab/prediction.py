@@ -40,7 +40,7 @@ class Prediction:
         unknown: operators of which it is not known what they take inside, by name: the peak is at least what is said.
         high: what may be counted too high, by name: the peak is at most what is said.
         saved: the most that autograd kept for backward at a time.
-        workspaces: cuBLAS's, among the allocated bytes.
+        workspaces: cuBLAS's that threads keep (up to torch 2.14), among the allocated bytes.
         caught: how many OutOfMemoryErrors the code caught itself, where it fits.
         died: the user's line of the allocation that did not fit; oom: torch's text.
         filled: what was kept for backward then, ``{source line: bytes}``, largest first.

@@ -13,13 +13,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("configuration", ["default", "non_split_rounding", "collector", "expandable", "changing"])
+@pytest.mark.parametrize(
+    "configuration", ["default", "non_split_rounding", "collector", "expandable", "expandable_reserve", "changing"]
+)
 def test_random_operations_give_torchs_numbers(configuration: str) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device: torch's own allocator cannot run beside the model")
-    if torch.__version__.split(".")[:2] not in (["2", "13"], ["2", "14"]):
-        pytest.skip(f"the model is that of torch 2.13 and 2.14; torch {torch.__version__} may decide otherwise")
+    needed = (2, 15) if configuration == "expandable_reserve" else (2, 13)
+    if tuple(map(int, torch.__version__.split(".")[:2])) < needed:
+        pytest.skip(f"the model is that of torch {needed[0]}.{needed[1]} and newer; this is {torch.__version__}")
     script = ROOT / "benchmarks" / "fuzz_allocator.py"
     command = [sys.executable, str(script), "--operations", "4000", "--seed", "7", "--only", configuration]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)

@@ -88,6 +88,58 @@ def test_wrong_settings_are_refused_with_torchs_text(conf: str, text: str) -> No
     assert str(caught.value) == text
 
 
+KEY, BY_CLASS = "expandable_segments_reserve", "expandable_segments_reserve_by_class"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [  # as torch 2.15 reads them: a share of the card, or GiB; what it only warns of leaves the 3 GiB as they were
+        ("0.5G", GIB // 2),
+        ("5g", 5 * GIB),
+        (" 0.5 ", 40 * GIB),
+        ("+1", 80 * GIB),
+        ("1e3G", 90 * GIB),
+        ("1e20", 90 * GIB),
+        (".25", 20 * GIB),
+        *[(wrong, 3 * GIB) for wrong in ("x", "-1", "0", "inf", "nan", "1.125G2", "0x10", "1e400", "5GG", "40M", "G")],
+    ],
+)
+def test_what_expandable_segments_reserve_is_read_as_torch_2_15_does(value: str, expected: int) -> None:
+    settings = Settings(sets_reserve=True)
+    settings.update(f"{KEY}:3G")
+    settings.update(f"{KEY}:{value},{BY_CLASS}:[a:0.5,b:x]")
+    settings.update("max_split_size_mb:30")
+    assert settings.reserve_of(80 * GIB) == expected
+
+
+@pytest.mark.parametrize(
+    ("conf", "text"),
+    [
+        (KEY, "Index out of bounds in ConfigTokenizer"),
+        (f"{KEY}:", "Index out of bounds in ConfigTokenizer"),
+        (f"{KEY}:[1]", "Unrecognized key ']' in CUDA allocator config."),
+        (f"{KEY}=0.5", f"Unrecognized key '{KEY}=0.5' in Accelerator allocator config."),
+        (f"{BY_CLASS}:0.5", "Index out of bounds in ConfigTokenizer"),
+        (f"{BY_CLASS}:[a:0.5", "Expected closing bracket ']' in ConfigTokenizer but reached end of config"),
+        (f"{BY_CLASS}:[a]", "Index out of bounds in ConfigTokenizer"),
+        (f"{BY_CLASS}:[:0.5]", "Index out of bounds in ConfigTokenizer"),
+        (f"{BY_CLASS}:[a:0.5 b:0.5]", "Index out of bounds in ConfigTokenizer"),
+        (f"{BY_CLASS}:[a:0.5,,b:0.5]", "Index out of bounds in ConfigTokenizer"),
+        (f"{BY_CLASS}:[],max_split_size_mb:10", f"{OPTION} max_split_size_mb too small, must be >= 20"),
+    ],
+)
+def test_wrong_reserves_are_refused_with_torchs_text(conf: str, text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Allocator(conf=conf, sets_reserve=True)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("key", [KEY, BY_CLASS])
+def test_before_2_15_there_is_no_such_setting(key: str) -> None:
+    with pytest.raises(ValueError, match=f"Unrecognized key '{key}' in Accelerator allocator config."):
+        Allocator(conf=f"{key}:0.5")
+
+
 @pytest.mark.parametrize(
     ("conf", "table"),
     [

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -126,6 +127,21 @@ def test_what_an_arm_prints_comes_back_and_goes_nowhere_else(tmp_path, capfd):
     for part in ("to stdout: ä\n", "to stderr\n", "from C\n", "�", "x" * 300_000):
         assert part in text
     assert capfd.readouterr() == ("", "")
+
+
+def test_workspaces_of_cublas_are_kept_so_that_they_are_not_of_the_arms_card(tmp_path):
+    body = "assert os.environ['TORCH_CUBLAS_WORKSPACE_CACHE'] == '1', 'torch 2.15 keeps none'"
+    path = samples.write(tmp_path, samples.arm("looks", body, "while True:", "    yield"), samples.registered("looks"))
+    (found,) = isolate.run(jobs(path, "looks"))
+    assert found.status == HOLDS, found.reason
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is available to torch")
+def test_the_card_of_an_arm_fills_at_the_step_that_is_predicted_on_this_device():
+    path = Path(__file__).resolve().parents[1] / "experiments" / "oom_demo.py"
+    (found,) = isolate.run(jobs(path, "keep_scores", device="cuda"))
+    assert (found.status, found.died) == (HOLDS, found.predicted), found.reason
 
 
 def test_rows_come_while_the_arm_runs(tmp_path):

@@ -168,3 +168,6 @@ def test_a_history_that_does_not_fit_is_said_and_not_replayed(recorded, tmp_path
     out = capsys.readouterr().out
     told = "another torch: Unrecognized key 'of_the_future' in Accelerator allocator config. So it is not replayed.\n"
     assert f"its settings are of {told}" in out
+    changed["allocator_settings"]["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments_reserve:0.5"  # from torch 2.15 on
+    (device,) = summary.summarise(parsed(changed), ["expandable_segments:True"]).devices
+    assert "another torch" not in device.problem

@@ -45,7 +45,7 @@ def inference(call):
     return run
 
 
-# What each takes on torch 2.11's and 2.13's CUDA builds, on an emulated H100.
+# What each takes on torch 2.11's, 2.13's and 2.15's CUDA builds, on an emulated H100.
 CALLS = {
     "mm": (lambda ones: ones(8, 8) @ ones(8, 8), CUBLAS),
     "mm out": (lambda ones: torch.mm(ones(8, 8), ones(8, 8), out=ones(8, 8)), CUBLAS),
@@ -57,6 +57,7 @@ CALLS = {
     "mv": (lambda ones: torch.mv(ones(8, 8), ones(8)), CUBLAS),
     "addmv in place": (lambda ones: ones(8).addmv_(ones(8, 8), ones(8)), CUBLAS),
     "dot": (lambda ones: torch.dot(ones(8), ones(8)), CUBLAS),
+    "dot of nothing": (lambda ones: torch.dot(ones(0), ones(0)), CUBLAS),
     "outer product": (lambda ones: torch.addr(ones(8, 8), ones(8), ones(8)), NONE),
     "bilinear": (lambda ones: F.bilinear(ones(4, 8), ones(4, 8), ones(3, 8, 8)), CUBLAS),
     "triangular": (lambda ones: torch.linalg.solve_triangular(ones(3, 3), ones(3, 1), upper=True), CUBLAS),
@@ -84,6 +85,26 @@ CALLS = {
 }
 
 
+HALVES = {  # from torch 2.14 on cuBLASLt adds a matrix of half types
+    "addmm, a matrix as bias": LT,
+    "addmm, a bias with gaps": CUBLAS,
+    "addmm in place": CUBLAS,
+    "addmm of one row": LT,
+    "a matrix, beta": (addmm(4, 8, 8, bias=(4, 8), beta=2), LT),
+    "a matrix of one row, beta": (addmm(1, 8, 8, bias=(1, 8), beta=2), CUBLAS),
+    "a matrix that counts for nothing": (addmm(4, 8, 8, bias=(4, 8), beta=0), CUBLAS),
+    "a matrix to one": (addmm(4, 8, 1, bias=(4, 1)), CUBLAS),
+    "a transposed matrix": (addmm(4, 8, 8, bias=lambda ones: ones(8, 4).t()), CUBLAS),
+    "a matrix, out": (addmm(4, 8, 8, bias=(4, 8), out=True), LT),
+}
+SETTINGS = (
+    "TORCH_CUBLASLT_UNIFIED_WORKSPACE",
+    "TORCH_CUBLAS_WORKSPACE_CACHE",
+    "CUBLASLT_WORKSPACE_SIZE",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
+
+
 def of_type(call, dtype):
     return lambda ones: call(lambda *shape: ones(*shape).to(dtype))
 
@@ -91,10 +112,14 @@ def of_type(call, dtype):
 @pytest.fixture(params=[True, False], ids=["apart", "shared"])
 def apart(request, monkeypatch):
     """Whether cuBLASLt has a workspace of its own beside cuBLAS's."""
-    monkeypatch.setattr(versions, "TORCH", (2, 11) if request.param else (2, 13))
-    for name in ("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "CUBLASLT_WORKSPACE_SIZE", "CUBLAS_WORKSPACE_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
+    on(monkeypatch, (2, 11) if request.param else (2, 13))
     return request.param
+
+
+def on(monkeypatch, version):
+    monkeypatch.setattr(versions, "TORCH", version)
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
 
 
 def told(call, gpu=H100):
@@ -111,13 +136,51 @@ def test_who_takes_a_workspace(name, apart):
     assert lt == ({"forward": MIB} if apart and expected == LT else {})
 
 
+def at_peak(call, gpu=H100):
+    """Return the bytes that are asked for at the peak of a call."""
+    card = Allocator(total=8 << 30)
+    with CudaStorages(card, gpu):
+        call(take)
+    return card.memory_stats()["requested_bytes.all.peak"]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_from_2_15_on_a_product_gives_its_workspace_back(name, monkeypatch):
+    call, expected = CALLS[name]
+    on(monkeypatch, (2, 13))
+    kept = at_peak(call)
+    on(monkeypatch, (2, 15))
+    assert told(call) == ({}, {})
+    assert (kept - at_peak(call)) // MIB == (31 if expected == LT else 0)
+    monkeypatch.setenv("CUBLASLT_WORKSPACE_SIZE", "65536")  # of its own, it may be larger than cuBLAS's
+    assert round((at_peak(call) - kept) / MIB) == (32 if expected == LT else 0)
+    monkeypatch.setenv("TORCH_CUBLAS_WORKSPACE_CACHE", "1")
+    assert at_peak(call) == kept
+    assert told(call) == ({"forward": 32 * MIB} if expected != NONE else {}, {})
+
+
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_from_2_14_on_cublaslt_adds_a_matrix_of_half_types(name, dtype, monkeypatch):
+    call, expected = (CALLS[name][0], HALVES[name]) if name in CALLS else HALVES[name]
+    on(monkeypatch, (2, 14))
+    monkeypatch.setenv("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "0")
+    lt = {"forward": MIB}
+    assert told(of_type(call, dtype))[1] == (lt if expected == LT else {})
+    assert told(call)[1] == (lt if name == "addmm of one row" else {})
+    monkeypatch.setattr(versions, "TORCH", (2, 13))
+    assert told(of_type(call, dtype))[1] == (lt if name == "addmm of one row" else {})
+
+
 def on_device(call):
-    """Return the bytes of workspaces that a call has left."""
+    """Return the bytes of workspaces that a call has left, and those that it asks for at its peak."""
     gc.collect()
     torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_stats()["requested_bytes.all.current"]
     call(lambda *shape: take(*shape, device="cuda"))
-    return torch.cuda.memory_stats()["requested_bytes.all.current"] - before
+    stats = torch.cuda.memory_stats()
+    return tuple(stats[f"requested_bytes.all.{when}"] - before for when in ("current", "peak"))
 
 
 @pytest.mark.cuda
@@ -127,13 +190,18 @@ def test_this_device_takes_what_is_told(dtype):
     found = torch.cuda.get_device_properties(0)
     gpu = Gpu((found.major, found.minor), found.multi_processor_count)
     has_none = {torch.bfloat16: ("triangular", "triangular, empty"), torch.complex64: ("addmm, activation",)}
-    for name in CALLS.keys() - has_none.get(dtype, ()):
-        call = of_type(CALLS[name][0], dtype)
+    calls = {name: call for name, (call, _) in CALLS.items() if name not in has_none.get(dtype, ())}
+    calls |= {name: each[0] for name, each in HALVES.items() if name not in CALLS}
+    for name, given in calls.items():
+        call = of_type(given, dtype)
         cublas, lt = told(call, gpu)
-        assert on_device(call) == sum([*cublas.values(), *lt.values()]), name
+        left, most = on_device(call)
+        assert left == sum([*cublas.values(), *lt.values()]), name
+        assert most // MIB == at_peak(call, gpu) // MIB, name  # a few of them are not exact
 
 
 def test_sizes_are_torchs(monkeypatch):
+    on(monkeypatch, (2, 14))
     assert workspace_bytes((9, 0), "") == 32 * MIB
     assert workspace_bytes((8, 6), "") == workspace_bytes((7, 5), "") == 8_519_680
     assert workspace_bytes((8, 0), ":4096:8") == 32 * MIB

@@ -1,4 +1,4 @@
-"""The native CUDACachingAllocator of torch 2.13 as an exact model: pure Python, no torch, no GPU.
+"""The native CUDACachingAllocator of torch 2.13 to 2.15 as an exact model: pure Python, no torch, no GPU.
 
     card = Allocator(total=24 << 30)
     address = card.malloc(20_000_000)

@@ -28,8 +28,10 @@ class Allocator(State):
         conf: settings as in PYTORCH_CUDA_ALLOC_CONF.
         fraction: as torch.cuda.set_per_process_memory_fraction() sets it; 1.0: not called.
         other: bytes that the allocator cannot have: CUDA context, libraries, other processes. May be changed any time.
-        tie_break: which of several free blocks of one size is taken: "segment", that of the oldest segment (2.13
-            and 2.14), or "address", that with the lowest address (up to torch 2.12).
+        tie_break: which of several free blocks of one size is taken: "segment", that of the oldest segment (from
+            torch 2.13 on), or "address", that with the lowest address (up to 2.12).
+        sets_reserve: whether settings say what expandable segments reserve, and the out-of-memory text speaks of it
+            (from torch 2.15 on).
 
     Raises:
         ValueError: with torch's text for wrong settings, in a sentence for other arguments.
@@ -42,12 +44,13 @@ class Allocator(State):
         fraction: float = 1.0,
         other: int = 0,
         tie_break: str = "segment",
+        sets_reserve: bool = False,
     ) -> None:
         if total <= 0 or other < 0:
             raise ValueError(f"a card has a positive number of bytes, and others use 0 or more: {total=}, {other=}")
         if tie_break not in ("segment", "address"):
             raise ValueError(f"tie_break is 'segment' or 'address', not {tie_break!r}")
-        settings = Settings()
+        settings = Settings(sets_reserve=sets_reserve)
         settings.update(conf)
         super().__init__(settings, total, other, tie_break)
         self.set_memory_fraction(settings.per_process_memory_fraction)

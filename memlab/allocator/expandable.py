@@ -15,11 +15,13 @@ from memlab.allocator.state import State
 
 
 def try_allocate_expandable_block(card: State, pool: BlockPool, size: int, stream: int) -> Block | None:
-    """A block of at least size bytes, in no free list; None if the device has no page left.
+    """A block of at least size bytes, in no free list; None if the device has no page left, or no segment is so large.
 
     What was mapped before a page failed stays mapped, as a free block.
     """
     block = find_expandable_block(card, pool, size, stream)
+    if block is None:
+        return None
     if not block.mapped and not map_block(card, block, min(block.size, size)):
         return None
     while block.size < size:
@@ -32,9 +34,9 @@ def try_allocate_expandable_block(card: State, pool: BlockPool, size: int, strea
     return block
 
 
-def find_expandable_block(card: State, pool: BlockPool, size: int, stream: int) -> Block:
-    """Where to map: in the reservations of this stream, or else at the front of a new one."""
-    return find_room(pool, size, stream) or _reserve(card, pool, stream)
+def find_expandable_block(card: State, pool: BlockPool, size: int, stream: int) -> Block | None:
+    """Where to map: in the reservations of this stream, or else at the front of a new one, if that is large enough."""
+    return find_room(pool, size, stream) or _reserve(card, pool, size, stream)
 
 
 def find_room(pool: BlockPool, size: int, stream: int) -> Block | None:
@@ -55,11 +57,12 @@ def _room_from(block: Block | None) -> int:
     return room
 
 
-def _reserve(card: State, pool: BlockPool, stream: int) -> Block:
-    """Addresses for 9/8 of the device, so that pages unmapped at the front can come back at the end."""
+def _reserve(card: State, pool: BlockPool, wanted: int, stream: int) -> Block | None:
+    """Whole pages of addresses, by default for 9/8 of the device."""
     page = SMALL_BUFFER if pool.is_small else card.settings.large_segment_size
-    total = card.device.total
-    size = -(-(total + total // 8) // page) * page
+    size = -(-card.settings.reserve_of(card.device.total) // page) * page
+    if size < wanted:
+        return None
     segment = ExpandableSegment(card.device.reserve(size), size, page)
     block = Block(segment.address, size, pool.free_list(stream), card.next_order(size, stream), segment, mapped=False)
     pool.insert_unmapped(block)

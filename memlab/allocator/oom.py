@@ -1,4 +1,4 @@
-"""What torch says when the memory is gone. The texts are torch 2.13's to the letter, its own byte format included."""
+"""What torch says when the memory is gone. The texts are torch's to the letter, its own byte format included."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ HINT = (
     " If reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid"
     " fragmentation.  See documentation for Memory Management "
     " (https://docs.pytorch.org/docs/stable/notes/cuda.html#optimizing-memory-usage-with-pytorch-cuda-alloc-conf)"
+)
+SETS_RESERVE = (
+    " expandable_segments is enabled. If instead the process is running out of virtual address space (VSZ), expandable"
+    " segments may be over-reserving VA (each segment reserves ~9/8 of device memory, times the number of streams);"
+    " reduce it via PYTORCH_CUDA_ALLOC_CONF expandable_segments_reserve / expandable_segments_reserve_by_class."
 )
 TOO_LARGE = "CUDA out of memory. Tried to allocate more than 1EB memory."
 
@@ -37,7 +42,22 @@ def out_of_memory(card: State, allocation: int) -> OutOfMemory:
         f"GPU 0 has a total capacity of {format_size(card.device.total)} "
         f"of which {format_size(card.device.free)} is free. {allowed}"
         f"Of the allocated memory {format_size(allocated)} is allocated by PyTorch, "
-        f"and {format_size(reserved - allocated)} is reserved by PyTorch but unallocated.{HINT}"
+        f"and {format_size(reserved - allocated)} is reserved by PyTorch but unallocated.{_hint(card, allocation)}"
+    )
+
+
+def _hint(card: State, allocation: int) -> str:
+    settings, total = card.settings, card.device.total
+    if not (settings.sets_reserve and settings.expandable_segments):
+        return HINT
+    reserve = settings.reserve_of(total)
+    if not reserve < allocation <= total:
+        return SETS_RESERVE
+    return (
+        f" This allocation exceeds the expandable-segment reserve of {format_size(reserve)} for this stream,"
+        " and a single allocation cannot span expandable segments. Raise PYTORCH_CUDA_ALLOC_CONF"
+        " expandable_segments_reserve or expandable_segments_reserve_by_class (or unset it)"
+        f" so that a segment is at least {format_size(allocation)}."
     )
 
 

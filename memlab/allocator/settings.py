@@ -9,11 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 MIN_LARGE_ALLOC = 10 * MIB  # kMinLargeAlloc: smaller requests share a segment of large_segment_size
 UNLIMITED = (1 << 64) - 1  # the largest size_t: how torch writes "no limit"
 INTERVALS = 16  # kRoundUpPowerOfTwoIntervals: 1 MiB, 2 MiB, 4 MiB, ... 32 GiB, and everything from there
+
+
+class Reserve(NamedTuple):
+    """What one expandable segment is to reserve: so many GiB, or a share of the card (ExpandableSegmentReserveSpec)."""
+
+    value: float
+    in_gib: bool
+
+    def bytes_of(self, total: int) -> int:
+        return int(min(self.value * (GIB if self.in_gib else total), UNLIMITED))
 
 
 @dataclass
@@ -29,6 +40,8 @@ class Settings:
     expandable_segments: bool = False
     per_process_memory_fraction: float = 1.0
     throw_on_cudamalloc_oom: bool = False
+    sets_reserve: bool = False  # whether the two settings of what expandable segments reserve exist
+    reserve: Reserve | None = None
     graph_capture_record_stream_reuse: bool = False  # from here on: read by nothing but allocator_settings()
     release_lock_on_cudamalloc: bool = False
     pinned_use_cuda_host_register: bool = False
@@ -41,6 +54,14 @@ class Settings:
         """Into how many steps a power of two is cut for a request of nbytes; 0 and 1: plain rounding."""
         interval = nbytes.bit_length() - 1 - 20
         return self.roundup_power2_divisions[min(max(interval, 0), INTERVALS - 1)]
+
+    def reserve_of(self, total: int) -> int:
+        """How many bytes of addresses an expandable segment reserves on a card of ``total`` bytes, up to a page.
+
+        The default is more than there is memory, so that pages unmapped at the front can come back at the end.
+        """
+        most = total + total // 8
+        return most if self.reserve is None else min(self.reserve.bytes_of(total), most)
 
     def update(self, conf: str) -> None:
         """Apply a settings string (setAllocatorSettings).
@@ -59,8 +80,8 @@ class Settings:
             if tokens[i] == "large_segment_size_mb":
                 _large_segment_size(self, tokens, i)
         self.max_non_split_rounding = self.large_segment_size
-        _parse(self, tokens, COMMON)
-        _parse(self, tokens, CUDA)
+        _parse(self, tokens, COMMON, "Accelerator")
+        _parse(self, tokens, CUDA | RESERVES if self.sets_reserve else CUDA, "CUDA")
 
 
 class Tokens:
@@ -120,12 +141,12 @@ class Tokens:
 Parser = Callable[[Settings, Tokens, int], int]  # (settings, tokens, index of the key) -> index of its last token
 
 
-def _parse(settings: Settings, tokens: Tokens, parsers: dict[str, Parser]) -> None:
+def _parse(settings: Settings, tokens: Tokens, parsers: dict[str, Parser], whose: str) -> None:
     i = 0
     while i < len(tokens):
         key = tokens[i]
-        if key not in KEYS:
-            raise ValueError(f"Unrecognized key '{key}' in Accelerator allocator config.")
+        if key not in KEYS and not (settings.sets_reserve and key in RESERVES):
+            raise ValueError(f"Unrecognized key '{key}' in {whose} allocator config.")
         i = parsers[key](settings, tokens, i) if key in parsers else tokens.skip(i)
         i += 2  # past the comma; torch takes any token for one
 
@@ -247,6 +268,25 @@ def _pinned_reserve_segment_size(settings: Settings, tokens: Tokens, key: int) -
     return i
 
 
+def _reserve(settings: Settings, tokens: Tokens, key: int) -> int:
+    """0.5 is a share of the card, 40G are GiB; what is neither changes nothing, and torch warns of it."""
+    i = tokens.value(key)
+    match = re.fullmatch(r"\+?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?)(g?)", tokens[i], re.ASCII | re.IGNORECASE)
+    if match and 0 < float(match[1]) < float("inf"):
+        settings.reserve = Reserve(float(match[1]), bool(match[4]))
+    return i
+
+
+def _reserve_by_class(settings: Settings, tokens: Tokens, key: int) -> int:
+    """[name:0.5,name:40G]: for streams that C++ code has given a class, which are not in the model."""
+    i = tokens.value(key)
+    while tokens[i + 1] != "]":
+        i += 3
+        tokens[i]
+        i += tokens[i + 1] == ","
+    return i + 1
+
+
 def _flag(name: str | None) -> Parser:
     def parse(settings: Settings, tokens: Tokens, key: int) -> int:
         i = tokens.value(key)
@@ -289,5 +329,9 @@ CUDA: dict[str, Parser] = {
     "pinned_num_register_threads": _pinned_num_register_threads,
     "pinned_reserve_segment_size_mb": _pinned_reserve_segment_size,
     "pinned_free_catch_all": _flag(None),
+}
+RESERVES: dict[str, Parser] = {
+    "expandable_segments_reserve": _reserve,
+    "expandable_segments_reserve_by_class": _reserve_by_class,
 }
 KEYS = {"large_segment_size_mb", *COMMON, *CUDA}

@@ -9,7 +9,7 @@ choice.py        which attention kernel CUDA takes
 attention.py, norms.py, cells.py   their stand-ins: CUDA's outputs and saved tensors, computed on the CPU
 autocast.py      autocast("cuda") and its list of operators in float32
 optimizers.py    foreach by default, scalars on the host
-workspaces.py    cuBLAS's, one for each thread
+workspaces.py    cuBLAS's, of each thread or each product
 temporaries.py, reductions.py, ordering.py, cub.py   what kernels allocate inside
 bars.py, checked.py   how far off that may be, by operator
 mode.py          the dispatch mode that puts all this into a simulated card

@@ -1,10 +1,14 @@
-"""Which attention kernel CUDA takes: the order and the conditions of native/transformers/cuda/sdp_utils.cpp (2.13)."""
+"""Which attention kernel CUDA takes: the order and the conditions of native/transformers/cuda/sdp_utils.cpp.
+
+They are 2.13's; from 2.14 on kernels take heads that queries share, and cuDNN other widths.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from memlab import versions
 from memlab.as_cuda.gpu import Gpu
 
 FLASH, EFFICIENT, CUDNN, MATH = "flash", "efficient", "cudnn", "math"
@@ -39,7 +43,8 @@ def _same_type(query: Tensor, key: Tensor, value: Tensor, types: tuple[torch.dty
 def _same_heads(query: Tensor, key: Tensor, value: Tensor, gqa: bool) -> bool:
     if key.shape[1] != value.shape[1] or not query.shape[0] == key.shape[0] == value.shape[0]:
         return False
-    return query.shape[1] % key.shape[1] == 0 if gqa else query.shape[1] == key.shape[1]
+    shares = gqa or (key.shape[1] == 1 and versions.from_2_14())
+    return query.shape[1] % key.shape[1] == 0 if shares else query.shape[1] == key.shape[1]
 
 
 def _last_is_dense(*tensors: Tensor) -> bool:
@@ -79,7 +84,7 @@ def _efficient(
         and _same_type(query, key, value, types)
         and query.shape[-1] == key.shape[-1]
         and query.shape[-1] % align == 0 == value.shape[-1] % align
-        and _same_heads(query, key, value, gqa=False)
+        and _same_heads(query, key, value, gqa and versions.from_2_14())
         and _last_is_dense(query, key, value)
     )
 
@@ -87,17 +92,32 @@ def _efficient(
 def _cudnn(
     gpu: Gpu, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool, gqa: bool
 ) -> bool:
-    width, widest = query.shape[-1], 256 if gpu.capability[0] == 9 else 128
     return (
         _backends.cudnn_sdp_enabled()
         and torch.backends.cudnn.enabled
         and gpu.capability >= (8, 0)
         and dropout == 0
+        and not (mask is not None and mask.requires_grad)
         and _same_type(query, key, value, _HALF)
-        and width == key.shape[-1] <= widest
-        and width % 8 == 0 == value.shape[-1] % 8
-        and value.shape[-1] <= widest
+        and query.shape[-1] == key.shape[-1]
+        and _cudnn_takes(gpu, query, value, training=_wants_gradient(query, key, value))
         and key.shape[2] > 1
-        and _same_heads(query, key, value, gqa=True)
+        and _same_heads(query, key, value, gqa)
         and _last_is_dense(query, key, value)
     )
+
+
+def _cudnn_takes(gpu: Gpu, query: Tensor, value: Tensor, *, training: bool) -> bool:
+    """Whether heads are not too wide for the cuDNN that torch comes with."""
+    width, values = query.shape[-1], value.shape[-1]
+    if width % 8 or values % 8:
+        return False
+    if max(width, values) <= 128:
+        return True
+    if not versions.from_2_14():
+        return gpu.capability[0] == 9 and max(width, values) <= 256
+    if gpu.capability[0] not in (9, 10) or max(width, values) > 256:
+        return False
+    if gpu.capability[0] == 10 and query.shape[2] == 1 and not versions.from_2_15():
+        return False
+    return not training or (width, values) in ((192, 128), (256, 256))

@@ -19,6 +19,8 @@ from memlab.as_cuda.ordering import EARLY
 from memlab.as_cuda.scratch import Kernel, in_order, scratch
 from memlab.as_cuda.temporaries import KERNELS, aten
 from memlab.as_cuda.workspaces import (
+    are_kept,
+    call_bytes,
     in_backward,
     lt_bytes,
     multiplies,
@@ -32,8 +34,9 @@ from memlab.outputs import FRESH, VIEW, is_fresh, outputs_of
 
 _sequence_nr = torch._C._autograd._get_sequence_nr
 STAND_INS: dict[Any, Any] = {**attention.STAND_INS, **norms.STAND_INS, **cells.STAND_INS}
-# Seed and offset of the random stream: on the host up to torch 2.13, on the device, and made first, since then.
+# Seed and offset of the random stream: on the host up to torch 2.13 and with dropout, else on the device, made first.
 _RANDOM = {aten._scaled_dot_product_efficient_attention.default: (2, 3)}
+DROPOUT = 5  # its argument
 
 
 # Outputs that CUDA's kernel allocates in another order than it returns them.
@@ -62,7 +65,7 @@ class CudaMode(Mode):
     """Sees every operator, calls its stand-in where CUDA has another kernel, and allocates what that kernel would.
 
     Attributes:
-        workspaces: the cuBLAS workspaces taken so far: of the ``"forward"`` thread, of the ``"backward"`` thread, and
+        workspaces: the cuBLAS workspaces that are kept: of the ``"forward"`` thread, of the ``"backward"`` thread, and
             of as many others as multiplied at a time.
         lt_workspaces: likewise, cuBLASLt's own, where it has any.
         bars: what operators may have taken beside what is counted.
@@ -143,7 +146,7 @@ class CudaMode(Mode):
             if not (out.dim() == 0 and optimizers.on_host()):
                 self._see_one(func, out, sequence, outputs, args)
         elif isinstance(out, (tuple, list)):
-            for index in _order(func, len(out)):
+            for index in _order(func, len(out), args):
                 if isinstance(out[index], Tensor):
                     self._see_one(func, out[index], sequence, outputs, args)
 
@@ -163,7 +166,9 @@ class CudaMode(Mode):
                 use.take(args[2].element_size())  # it is brought to the card
             if inside.kernel is not None:
                 inside.kernel(use, self.gpu, args, out)
-            if inside.multiplies and takes_workspace(func, args):
+            if inside.multiplies and not are_kept():
+                use.take(call_bytes(self.gpu.capability, func, args, out))
+            elif inside.multiplies and takes_workspace(func, args):
                 self._take_workspaces(takes_lt_workspace(func, args, out))
             if inside.bound is not None:
                 self.bars.see(func, use.highest + inside.bound.of(args, out))
@@ -215,13 +220,14 @@ class CudaThreadMode(CudaMode):
         return self._own
 
 
-def _order(func: Any, count: int) -> Sequence[int]:
+def _order(func: Any, count: int, args: Sequence[Any]) -> Sequence[int]:
     """Return the places of the outputs that are on the device, in the order in which CUDA's kernel allocates them."""
     if func in LAST_FIRST:
         return range(count)[::-1]
     random = _RANDOM.get(func, ())
     others = [place for place in range(count) if place not in random]
-    return [*random, *others] if versions.from_2_14() else others
+    drops = bool(random) and len(args) > DROPOUT and args[DROPOUT] > 0
+    return [*random, *others] if versions.from_2_14() and not drops else others
 
 
 def _is_whole(func: Any) -> bool:

@@ -238,7 +238,7 @@ def _multinomial(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Tensor) -> No
     count = weights.shape[-1]
     rows, item = weights.numel() // count, weights.element_size()
     if again and wanted > 1:
-        use.take(*3 * [nbytes(weights)])
+        use.take(*(2 if versions.from_2_15() else 3) * [nbytes(weights)])
         if rows == 1:
             use.use(cub.scan(count, item))
         return

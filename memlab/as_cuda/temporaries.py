@@ -149,11 +149,15 @@ def _is_for_blas(matrix: Tensor) -> bool:
 
 
 def _norms(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -> None:
-    """Partial norms: as many for every tensor as the largest one needs."""
-    if args[1] == -torch.inf:
+    """Partial norms: as many for every tensor as the largest one needs; from torch 2.15 on as it needs itself."""
+    if len(args) > 1 and args[1] == -torch.inf:
         return  # one norm after the other
-    chunks = max((-(-each.numel() // CHUNK) for each in args[0]), default=0)
-    use.take(len(args[0]) * chunks * _wide(args[0][0]))
+    chunks = [-(-each.numel() // CHUNK) for each in args[0]]
+    partial = _wide(args[0][0])
+    if versions.from_2_15():  # and where those of each begin
+        use.take(INDEX * (1 + sum(map(bool, chunks))), sum(chunks) * partial)
+    else:
+        use.take(len(chunks) * max(chunks, default=0) * partial)
 
 
 def _layer_norm_backward(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -> None:
@@ -228,6 +232,8 @@ def _efficient_backward(use: Scratch, gpu: Gpu, args: Sequence[Any], out: Any) -
     grad, query, key = args[0], args[1], args[2]
     batch, heads, length, _ = query.shape
     use.copy(grad.transpose(1, 2))
+    if key.shape[1] != heads:  # the gradients of what queries share, for each of them
+        use.take(*(nbytes(each) * heads // key.shape[1] for each in args[2:4]))
     delta = 4 * batch * heads * length
     if query.element_size() == 4:
         product, first = use.take(4 * grad.numel()), use.take(delta)

@@ -1,9 +1,11 @@
-"""cuBLAS workspaces: torch allocates one for each thread that multiplies, at its first product, and keeps it.
+"""cuBLAS workspaces: up to torch 2.14 each thread that multiplies keeps one, since then each product has its own.
 
-Source: parseChosenWorkspaceSize in aten/src/ATen/cuda/CublasHandlePool.cpp. On the CPU backward runs in the calling
-thread; on CUDA it has one of its own, so the first product of a backward takes a second workspace. cuBLASLt, which does
-linear layers with a bias, shares them from torch 2.12 on; in 2.11 it has one of its own beside each. Both as seen on an
-emulated device, call by call over torch's own samples, and 2.11's on two real ones.
+Source: aten/src/ATen/cuda/CublasHandlePool.cpp. Up to 2.14 it is taken at a thread's first product. On the CPU backward
+runs in the calling thread; on CUDA it has one of its own, so the first product of a backward takes a second workspace.
+cuBLASLt, which does linear layers with a bias, shares them from torch 2.12 on; in 2.11 it has one of its own beside
+each. From 2.15 on a product takes a workspace and gives it back, cuBLASLt its own and no other, but with
+TORCH_CUBLAS_WORKSPACE_CACHE=1 it is as in 2.14. All as seen on an emulated device, call by call over torch's own
+samples, and 2.11's on two real ones.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from memlab import versions
+from memlab.as_cuda.norms import HALF
 
 KIB = 1024
 # By name: in place and with out= they multiply, too.
@@ -36,7 +39,8 @@ _PRODUCTS = frozenset(
         "_trilinear",
     }
 )
-_SOLVERS = frozenset(("linalg_lu", "linalg_lu_factor_ex", "linalg_solve_triangular"))  # of empty matrices, too
+_SOLVERS = frozenset(("linalg_lu", "linalg_lu_factor_ex", "linalg_solve_triangular"))
+_EVEN_OF_NOTHING = _SOLVERS | {"dot", "vdot"}
 _WITH_BIAS = frozenset(("addmm", "_addmm_activation"))
 _LT_TYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 _PAIR = re.compile(r":(\d+):(\d+)")
@@ -48,8 +52,13 @@ def multiplies(operator: Any) -> bool:
 
 
 def takes_workspace(operator: Any, args: Sequence[Any]) -> bool:
-    """Whether an operator that multiplies asks for a workspace: for nothing but empty matrices cuBLAS does not run."""
-    return _name(operator) in _SOLVERS or all(each.numel() for each in args if isinstance(each, Tensor))
+    """Whether an operator that multiplies asks for a workspace: for empty matrices cuBLAS mostly does not run."""
+    return _name(operator) in _EVEN_OF_NOTHING or all(each.numel() for each in args if isinstance(each, Tensor))
+
+
+def are_kept() -> bool:
+    """Whether threads keep their workspaces: else each product gives its own back when it is done."""
+    return not versions.from_2_15() or os.environ.get("TORCH_CUBLAS_WORKSPACE_CACHE", "") == "1"
 
 
 def takes_lt_workspace(operator: Any, args: Sequence[Any], out: Any) -> bool:
@@ -64,22 +73,39 @@ def takes_lt_workspace(operator: Any, args: Sequence[Any], out: Any) -> bool:
     bias, weight, beta = args[0], args[2], args[3] if len(args) > 3 else 1
     return bool(
         isinstance(bias, Tensor)
-        and beta == 1
         and bias.is_contiguous()
-        and bias.squeeze().shape == weight.shape[1:]
-        and bias.dtype in _LT_TYPES
+        and (_is_row(bias, weight, beta) or _is_matrix(bias, out, beta))
         and min(weight.shape) > 1
         and out.is_contiguous()
     )
 
 
+def _is_row(bias: Tensor, weight: Tensor, beta: float) -> bool:
+    return beta == 1 and bias.dtype in _LT_TYPES and bias.squeeze().shape == weight.shape[1:]
+
+
+def _is_matrix(bias: Tensor, out: Tensor, beta: float) -> bool:
+    """Whether it is one that cuBLASLt adds, from torch 2.14 on."""
+    fits = bias.dim() == 2 and bias.shape[0] > 1 and bias.shape == out.shape and bias is not out
+    return fits and beta != 0 and bias.dtype in HALF and versions.from_2_14()
+
+
+def call_bytes(capability: tuple[int, int], operator: Any, args: Sequence[Any], out: Any) -> int:
+    """Return the bytes of the workspace that a product gives back, where none is kept."""
+    lt = takes_lt_workspace(operator, args, out)
+    return (lt_bytes if lt else workspace_bytes)(capability) if takes_workspace(operator, args) else 0
+
+
 def lt_bytes(capability: tuple[int, int]) -> int:
     """Return the bytes of cuBLASLt's own workspace where it has one: 1 MiB, or CUBLASLT_WORKSPACE_SIZE in KiB."""
     told = os.environ.get("CUBLASLT_WORKSPACE_SIZE", "")
-    return min(int(told if told.isdecimal() else "1024") * KIB, workspace_bytes(capability))
+    nbytes = int(told if told.isdecimal() else "1024") * KIB
+    return min(nbytes, workspace_bytes(capability)) if are_kept() else nbytes
 
 
 def _is_unified() -> bool:
+    if not are_kept():
+        return False
     told = os.environ.get("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "")
     return told == "1" if told in ("0", "1") else not versions.until_2_11()
 

@@ -19,7 +19,7 @@ def card_of(card: str | int | Card | Allocator) -> Allocator:
     Raises:
         ValueError: a sentence about a card that is not known or cannot be read.
     """
-    return card if isinstance(card, Allocator) else cards.find(card).allocator(tie_break=versions.tie_break())
+    return card if isinstance(card, Allocator) else cards.find(card).allocator(**versions.allocator())
 
 
 class Simulated:

@@ -89,7 +89,7 @@ def _allocated(found: Prediction) -> str:
         peak = f"{size} at the peak, + at most {format_bytes(found.bar)} ({who})"
     else:
         peak = f"{size} at the peak, {f'or a little less ({who})' if found.high else 'exact'}"
-    return f"{peak}; cuBLAS {format_bytes(found.workspaces)} of it"
+    return f"{peak}; cuBLAS {format_bytes(found.workspaces)} of it" if found.workspaces else peak
 
 
 def _blocks(found: Prediction) -> list[str]:

@@ -120,7 +120,7 @@ def history(snapshot: Snapshot, device: int, capacity: int | None = None) -> His
     Raises:
         Inconsistent: it does not lead to the segments of the snapshot, or its settings are not known here.
     """
-    settings = Settings()
+    settings = Settings(sets_reserve=True)  # any torch may have written it
     try:
         settings.update(snapshot.settings)
     except ValueError as error:
@@ -288,7 +288,7 @@ class _Placed(Allocator):
     """
 
     def __init__(self, segments: tuple[tuple[int, int, int], ...], total: int, conf: str, tie_break: str) -> None:
-        super().__init__(total=total, conf=conf, tie_break=tie_break)
+        super().__init__(total=total, conf=conf, tie_break=tie_break, sets_reserve=True)
         self.recorded: defaultdict[tuple[int, int], deque[int]] = defaultdict(deque)
         for address, size, stream in segments:
             self.recorded[size, stream].append(address)

@@ -114,7 +114,7 @@ def summarise(snapshot: Snapshot, confs: Iterable[str] = (), capacity: int | Non
     """
     asked = list(confs)
     for conf in asked:
-        Settings().update(conf)  # wrong ones are the caller's mistake, whatever the file holds
+        Settings(sets_reserve=True).update(conf)  # wrong ones are the caller's mistake, whatever the file holds
     devices = [_device(snapshot, device, asked, capacity) for device in snapshot.devices]
     return Summary(snapshot.settings, devices, snapshot.missing)
 

@@ -45,7 +45,7 @@ def timeline(snapshot: Snapshot, device: int) -> Timeline:
         layout.Inconsistent: it does not lead to the segments.
         ValueError: settings of another torch.
     """
-    settings = Settings()
+    settings = Settings(sets_reserve=True)  # any torch may have written it
     settings.update(snapshot.settings)
     events = snapshot.histories.get(device, [])
     now = layout.start(snapshot.of(device), events, settings)
