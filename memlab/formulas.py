@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import sys
 import weakref
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -59,11 +60,28 @@ def in_place(
         or torch.is_grad_enabled()
         or (task := _graph_task()) == -1
         or type(args[0]) is not Tensor
-        or _references(args) != _TEMPORARY.get(func)
+        or references(args) != _TEMPORARY.get(func)
         or not (_sums_gradients(args, task, operators) if func is SUM else _newest_zeros(args[0], operators))
     ):
         return None
     return IN_PLACE[func], (*args, True) if func is aten.index_put.default else args
+
+
+def adds_in_place(
+    args: tuple[Any, ...], kwargs: dict[str, Any], operators: Operators, temporary: tuple[int, int]
+) -> bool:
+    """Whether the engine, which runs `SUM`, would write to the first of ``args`` if no Python object had its storage.
+
+    ``temporary`` is how many references Python and C++ have to a tensor that is the engine's alone. Hot path.
+    """
+    return (
+        not kwargs
+        and not torch.is_grad_enabled()
+        and (task := _graph_task()) != -1
+        and type(args[0]) is Tensor
+        and references(args) == temporary
+        and _sums_gradients(args, task, operators)
+    )
 
 
 def _newest_zeros(tensor: Tensor, operators: Operators) -> bool:
@@ -101,7 +119,7 @@ def _has_its_storage(tensor: Tensor) -> bool:
     return int(torch._C._storage_Use_Count(key)) - WRAPPER_REFERENCES == 1
 
 
-def _references(args: tuple[Any, ...]) -> tuple[int, int]:
+def references(args: tuple[Any, ...]) -> tuple[int, int]:
     """Return how many references Python and C++ have to the first argument."""
     return sys.getrefcount(args[0]), int(args[0]._use_count())
 
@@ -121,7 +139,7 @@ class _Looking(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in IN_PLACE:
-            self.found[func] = _references(args)
+            self.found[func] = references(args)
         return func(*args, **(kwargs or {}))
 
 
@@ -131,6 +149,22 @@ def _unseen() -> Any:
     return torch._C._ExcludeDispatchKeyGuard(keys)
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Let a backward in the block be no one's but ours: no mode and no hooks of others hear of it."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch._C.DisableTorchFunction(),
+        _disable_current_modes(),
+    ):
+        hook_stack.push(lambda tensor: tensor, lambda tensor: tensor)
+        try:
+            yield
+        finally:
+            hook_stack.pop()
+
+
 def learn() -> None:
     """Learn what autograd's own temporaries look like, once in a process, by a backward that nobody else sees.
 
@@ -138,12 +172,7 @@ def learn() -> None:
     """
     if _TEMPORARY or torch._C._functorch.peek_interpreter_stack() is not None:
         return
-    with ExitStack() as stack:
-        for context in (torch.inference_mode(False), torch.enable_grad(), torch._C.DisableTorchFunction(), _unseen()):
-            stack.enter_context(context)
-        stack.enter_context(_disable_current_modes())
-        hook_stack.push(lambda tensor: tensor, lambda tensor: tensor)
-        stack.callback(hook_stack.pop)
+    with unheard(), _unseen(), ExitStack() as stack:
         x = torch.ones(1, device="cpu", requires_grad=True)
         first = torch.zeros(1, dtype=torch.long, device="cpu")
         outputs = [x[first], x.gather(0, first), x.index_select(0, first), x.take(first), x.max(0).values]

@@ -19,6 +19,7 @@ import ctypes
 import re
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,9 @@ from torch._guards import _TLS as _guards
 from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memlab.outputs import DOUBTFUL, VIEW, outputs_by, outputs_of
+from memlab.formulas import IN_PLACE, SUM, adds_in_place, references, unheard
+from memlab.operators import Here
+from memlab.outputs import DOUBTFUL, VIEW, WRITTEN, outputs_by, outputs_of
 from memlab.storage_ledger import StorageLedger
 
 _KEY = torch._C._dispatch_key_parse("Fake")
@@ -43,6 +46,7 @@ _TORCH = Path(torch.__file__).parent
 _FOR_OTHERS = _TORCH / "library.py", _TORCH / "_library" / "custom_ops.py"  # where torch defines what others ask for
 _DEFINED_AT = re.compile(r"^debug: registered at (.+):\d+$", re.MULTILINE)
 
+ADD = IN_PLACE[SUM]
 _sequence_nr = torch._C._autograd._get_sequence_nr
 _grad_enabled = torch.is_grad_enabled
 _modes = torch._C._len_torch_dispatch_stack
@@ -121,6 +125,7 @@ class Kernel:
 
     def __enter__(self) -> Kernel:
         learn_operators()
+        _learn_sums()
         _set_open((*(_here.ledgers or ()), self.ledger))
         return self
 
@@ -144,22 +149,69 @@ def _kernel(known: _Operator, keyset: Any, *args: Any, **kwargs: Any) -> Any:
     operator, ledgers = known.operator, _here.ledgers
     if ledgers is None:  # a thread of autograd's
         ledgers = _open_here(_OPEN)
-    sequence, grad = _sequence_nr(), _grad_enabled()
+    sequence, grad, handed_on, outputs = _sequence_nr(), _grad_enabled(), known.handed_on, known.outputs
+    if operator is SUM and ledgers and adds_in_place(args, kwargs, ledgers[0].here.operators, _engines_own(args)):
+        operator, handed_on, outputs = ADD, ADD._handle.redispatch_boxed, WRITTEN
     for ledger in ledgers:
         ledger.runs(operator, sequence, grad)
         if _IS_ABOVE_MODES and _modes():
             ledger.blind.add("what a TorchDispatchMode makes beside an operator's outputs is not seen on this torch")
     _include(_KEY, False)  # not to see what the operator does inside
     try:
-        out = known.handed_on(keyset & _BELOW, *args, **kwargs)
+        out = handed_on(keyset & _BELOW, *args, **kwargs)
     finally:
         _include(_KEY, bool(ledgers))  # none: one was closed where its key could not be taken back
     # While torch.compile traces, no tensor has memory.
     if getattr(_guards, "tracing_context", None) is None:
         for ledger in ledgers:
             if ledger.recording:  # else it is closed, and this thread goes on
-                ledger.has_run(operator, args, out, sequence, grad, known.outputs)
+                ledger.has_run(operator, args, out, sequence, grad, outputs)
     return out
+
+
+class _Looking:
+    """Stands for a ledger while it is learned what a tensor looks like that is the engine's alone."""
+
+    recording = True
+
+    def __init__(self) -> None:
+        self.here, self.blind = Here(), set[str]()
+        self.found: tuple[int, int] | None = None
+        self._seen: list[Any] = []
+
+    def runs(self, operator: Any, sequence: int, grad: bool) -> None:
+        pass
+
+    def has_run(self, operator: Any, args: Any, out: Any, sequence: int, grad: bool, outputs: int) -> None:
+        if isinstance(out, Tensor):
+            self._seen.append(weakref.ref(out.untyped_storage()))
+
+
+_sum: tuple[int, int] | None = None  # references of Python and C++ to it
+_looking: _Looking | None = None
+
+
+def _engines_own(args: tuple[Any, ...]) -> tuple[int, int]:
+    if _looking is not None and not _grad_enabled():
+        _looking.found = references(args)
+    return _sum or (0, 0)
+
+
+def _learn_sums() -> None:
+    """Learn it once in a process, and not on import: see `memlab.formulas.learn`."""
+    global _sum, _looking
+    if _sum is not None or torch._C._functorch.peek_interpreter_stack() is not None:
+        return
+    before, _looking = _here.ledgers, _Looking()
+    with _lock, unheard():
+        x = torch.ones(1, device="cpu", requires_grad=True)
+        outputs: Any = x.exp() + x.exp()
+        _set_open((_looking,))  # type: ignore[arg-type]
+        try:
+            torch.autograd.grad(outputs.sum(), x)
+        finally:
+            _sum, _looking = _looking.found or (0, 0), None
+            _set_open(before or ())
 
 
 def _with_number(operator: Any, keyset: Any, *args: Any, **kwargs: Any) -> Any:

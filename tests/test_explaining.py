@@ -115,6 +115,7 @@ def test_on_oom_explains_before_the_traceback(armed, capsys):
 
 
 @NEEDS_PACKED
+@pytest.mark.usefixtures("small_heap")
 def test_on_oom_tells_what_ran_after_who_kept(armed, capsys, monkeypatch):
     """A variable of the step that ran out is larger than what piled up, and no cause."""
     monkeypatch.setenv("COLUMNS", "200")
@@ -197,6 +198,7 @@ def shell(monkeypatch):
 
 
 @NEEDS_PACKED
+@pytest.mark.usefixtures("small_heap")
 def test_on_oom_explains_what_ends_a_cell(shell, armed, capsys):
     again = memlab.on_oom()  # as a cell that is run a second time
     shell.cell(lambda: 1 / 0)

@@ -196,11 +196,11 @@ def test_what_is_installed_is_named_from_its_package_on_and_found_again(library)
 
 LOOP = """\
 import theirs, torch
-class Trainer:
+class Epochs:
     losses = []
     def step(self):
         self.losses.append(theirs.loss(weight))
-weight, trainer = torch.nn.Linear(4, 4).weight, Trainer()
+weight, trainer = torch.nn.Linear(4, 4).weight, Epochs()
 optimizer = torch.optim.SGD([weight], 0.1)
 for _ in range(12):
     trainer.step()
