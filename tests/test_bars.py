@@ -80,7 +80,7 @@ def test_an_operator_is_exact_or_bounded_or_open():
     assert not is_exact(bounded) and bound_of(bounded).fixed > 0 and open_of(bounded) is None
     assert open_of(aten.convolution.default) == "cuDNN's convolutions"
     assert not is_exact(aten.convolution.default)
-    assert open_of(aten.mkldnn_rnn_layer.default).startswith("cuDNN's LSTM")
+    assert open_of(aten.mkldnn_rnn_layer.default).startswith("cuDNN's recurrent layers")
 
 
 def test_bars_matter_only_above_the_peak_and_do_not_add_up():

@@ -100,6 +100,24 @@ def test_autocast_is_seen_where_it_casts(enabled, fake):
     assert found.high == (["autocast"] if enabled else [])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "layer", [nn.LSTM, nn.GRU, nn.RNN, lambda *sizes, **kw: nn.RNN(*sizes, nonlinearity="relu", **kw)]
+)
+def test_recurrent_layers_are_cudnns_unless_it_is_off(layer, dtype):
+    def make():
+        model, x = layer(8, 16, dtype=dtype), torch.ones(5, 2, 8, dtype=dtype)
+        return lambda: model(x)[0].sum().backward()
+
+    for fake in (False, True):
+        assert memlab.predict(make, card="1 GiB", fake=fake).unknown == [
+            "cuDNN's recurrent layers, and how it lays them out"
+        ]
+    if layer is nn.GRU:
+        with torch.backends.cudnn.flags(enabled=False):
+            assert not memlab.predict(make, card="1 GiB").unknown
+
+
 def test_a_workspace_that_did_not_fit_was_not_allocated(monkeypatch):
     monkeypatch.setattr(versions, "TORCH", (2, 13))
     weight = torch.ones(64, 64, requires_grad=True)

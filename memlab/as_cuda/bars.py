@@ -13,6 +13,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from memlab.as_cuda.checked import ABOVE, BOUNDS, EXACT
+from memlab.as_cuda.composites import RECURRENT
 from memlab.as_cuda.scratch import nbytes
 from memlab.hooks import tensors_in
 from memlab.outputs import LIFTED, PLACED, VIEW, outputs_of
@@ -24,8 +25,10 @@ OPEN = {
     "aten.cudnn_batch_norm_backward.default": "cuDNN's batch norm",
     "aten._scaled_dot_product_cudnn_attention.default": "cuDNN's attention",
     "aten._scaled_dot_product_cudnn_attention_backward.default": "cuDNN's attention",
-    "aten.mkldnn_rnn_layer.default": "cuDNN's LSTM and GRU layers, and how it lays them out",
-    "aten.mkldnn_rnn_layer_backward.default": "cuDNN's LSTM and GRU layers, and how it lays them out",
+    **dict.fromkeys(
+        ("aten.mkldnn_rnn_layer.default", "aten.mkldnn_rnn_layer_backward.default", *map(str, RECURRENT)),
+        "cuDNN's recurrent layers, and how it lays them out",
+    ),
 }
 """What NVIDIA's libraries take inside is asked of them on a real device only."""
 

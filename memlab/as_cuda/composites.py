@@ -34,8 +34,13 @@ def _none() -> None:
     return None
 
 
+def _unheard(operator: Any) -> None:
+    return None
+
+
 class _Thread(threading.local):
     ask: Ask = staticmethod(_none)
+    note: Callable[[Any], None] = staticmethod(_unheard)
 
     @property
     def gpu(self) -> Gpu | None:
@@ -175,7 +180,24 @@ def gru_cell(
     return hidden
 
 
-COMPOSITES = {
+def _recurrent(operator: Any) -> Callable[..., Any]:
+    """Take a layer apart, which cuDNN would run whole: who asked is told that it ran."""
+
+    def layer(*args: Any, **kwargs: Any) -> Any:
+        if _thread.gpu is not None and torch.backends.cudnn.enabled:
+            _thread.note(operator)
+        return operator._op_dk(_COMPOSED, *args, **kwargs)
+
+    return layer
+
+
+RECURRENT = [
+    getattr(getattr(aten, name), overload)
+    for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+    for overload in ("input", "data")
+]
+COMPOSITES: dict[Any, Callable[..., Any]] = {
+    **{operator: _recurrent(operator) for operator in RECURRENT},
     aten.gru_cell.default: gru_cell,
     aten.lstm_cell.default: lstm_cell,
     aten.dropout.default: dropout,
@@ -185,8 +207,11 @@ COMPOSITES = {
 }
 
 
-def enter(gpu: Gpu) -> Ask:
-    """Let this thread's CPU operators be taken apart as on ``gpu``; return what was set before."""
+def enter(gpu: Gpu, note: Callable[[Any], None] = _unheard) -> tuple[Ask, Callable[[Any], None]]:
+    """Let this thread's CPU operators be taken apart as on ``gpu``; return what was set before.
+
+    ``note`` is told of those which CUDA would not take apart.
+    """
     global _open, _library
     with _lock:
         _open += 1
@@ -196,14 +221,15 @@ def enter(gpu: Gpu) -> Ask:
                 _library.impl(operator, implementation, "AutogradCPU")
             # With a kernel of its own it keeps its formula of autograd; without, it is taken apart.
             _library.impl(aten._fused_rms_norm.default, norms.rms_norm, "CPU")
-    before, _thread.ask = _thread.ask, lambda: gpu
+    before = _thread.ask, _thread.note
+    _thread.ask, _thread.note = (lambda: gpu), note
     return before
 
 
-def leave(before: Ask) -> None:
+def leave(before: tuple[Ask, Callable[[Any], None]]) -> None:
     """Take it back."""
     global _open, _library
-    _thread.ask = before
+    _thread.ask, _thread.note = before
     with _lock:
         _open -= 1
         if _open == 0:
@@ -212,10 +238,10 @@ def leave(before: Ask) -> None:
 
 
 @contextmanager
-def in_thread(gpu: Gpu, is_open: Callable[[], bool]) -> Iterator[None]:
+def in_thread(gpu: Gpu, is_open: Callable[[], bool], note: Callable[[Any], None] = _unheard) -> Iterator[None]:
     """Let a further thread's operators be taken apart as on ``gpu`` while ``is_open()``."""
-    _thread.ask = lambda: gpu if is_open() else None
+    _thread.ask, _thread.note = (lambda: gpu if is_open() else None), note
     try:
         yield
     finally:
-        _thread.ask = _none
+        _thread.ask, _thread.note = _none, _unheard

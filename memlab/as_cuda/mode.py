@@ -139,6 +139,10 @@ class CudaMode(Mode):
         """All operators that ran."""
         return {func for func, _ in self._ran.values()}
 
+    def note(self, operator: Any) -> None:
+        """Count an operator among those that ran, of which only the parts were seen."""
+        self._ran.setdefault(id(operator), (operator, None))
+
     def _see(self, func: Any, out: Any, args: tuple[Any, ...], sequence: int) -> None:
         # torch.tensor(...) fills its storage unseen and lifts it: on a device that is an allocation.
         outputs = FRESH if func is aten.lift_fresh.default else outputs_of(func)

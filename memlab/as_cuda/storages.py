@@ -53,7 +53,7 @@ class CudaStorages(Storages):
                 f"torch {torch.__version__} has other operators than CUDA's of today; it needs 2.9 or newer"
             )
         with ExitStack() as stack:
-            stack.callback(composites.leave, composites.enter(self.gpu))
+            stack.callback(composites.leave, composites.enter(self.gpu, self.mode.note))
             optimizers.enter()
             stack.callback(optimizers.leave)
             stack.enter_context(autocast.as_on_cuda())
@@ -65,7 +65,7 @@ class CudaStorages(Storages):
     def opened_in_thread(self) -> Iterator[None]:
         """Let this probe, which is open in another thread, see this one, too: as on the same card."""
         mode = CudaThreadMode(self.mode)
-        with composites.in_thread(self.gpu, lambda: self.ledger.recording), mode:
+        with composites.in_thread(self.gpu, lambda: self.ledger.recording, mode.note), mode:
             yield
         with mode.ledger.alone:
             mode.leave_handle()
