@@ -294,13 +294,13 @@ def picked(x, number):
 
 @pytest.mark.parametrize(
     ("assign", "number", "expected"),
-    [  # bytes that torch 2.13's CUDA build allocated on an emulated device
+    [  # bytes that the CUDA builds of torch 2.13 and 2.15 allocated on an emulated device
         (masked, 3.0, 60_000),
         (masked, 3, 60_000),
         (columns, 3.0, 60_000),
         (first, 3.0, 0),
         (sliced, 3.0, 0),
-        (picked, 3.0, 80 + 4),
+        (picked, 3.0, 80 + 4 * (not versions.from_2_15())),
         (masked, torch.tensor(3.0), 60_000 + 60_000 * 3 * 8),  # a tensor is on the card: the mask becomes indices
     ],
 )

@@ -225,6 +225,7 @@ def test_no_batch_is_told_that_was_not_tried(most):
 
 def test_a_script_that_takes_no_batch_has_no_largest_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_CUBLAS_WORKSPACE_CACHE", "1")
+    monkeypatch.setattr(isolate, "ask", lambda function, *arguments, timeout=0: function(*arguments))
     monkeypatch.chdir(tmp_path)
     Path("train.py").write_text("import torch\ntorch.nn.Linear(8, 8)(torch.ones(2, 8)).sum().backward()\n")
     assert cli.main(["predict", "train.py", "--card", "rtx4090", "--batch-from", "4", "--batch-arg=--size"]) == 2
