@@ -41,7 +41,7 @@ def command(given: argparse.Namespace) -> int:
     card = options.card(given.card)
     assert card is not None
     with options.wrong("--conf"):
-        Settings().update(given.conf)
+        Settings(sets_reserve=True).update(given.conf)  # which of them this torch has is known where it runs
     timeout = options.number("--timeout", given.timeout, 1, 10**9)
     start = None if given.batch_from is None else options.number("--batch-from", given.batch_from, 1, options.LARGEST)
     found = _predict(script, given, card, start, timeout)
