@@ -55,14 +55,9 @@ def in_place(
     None if it would run it as it is. Autograd's temporaries are those that nobody else has: neither Python code, such
     as the backward of a custom Function, nor a wrapper in C++, such as vmap's. Hot path.
     """
-    if (
-        kwargs
-        or torch.is_grad_enabled()
-        or (task := _graph_task()) == -1
-        or type(args[0]) is not Tensor
-        or references(args) != _TEMPORARY.get(func)
-        or not (_sums_gradients(args, task, operators) if func is SUM else _newest_zeros(args[0], operators))
-    ):
+    if not _has_own(args, kwargs, _TEMPORARY.get(func)):
+        return None
+    if not (_sums_gradients(args, operators) if func is SUM else _newest_zeros(args[0], operators)):
         return None
     return IN_PLACE[func], (*args, True) if func is aten.index_put.default else args
 
@@ -74,13 +69,17 @@ def adds_in_place(
 
     ``temporary`` is how many references Python and C++ have to a tensor that is the engine's alone. Hot path.
     """
+    return _has_own(args, kwargs, temporary) and _sums_gradients(args, operators)
+
+
+def _has_own(args: tuple[Any, ...], kwargs: dict[str, Any] | None, temporary: tuple[int, int] | None) -> bool:
+    """Whether this runs in a backward, and the first argument has just the references of one of autograd's own."""
     return (
         not kwargs
         and not torch.is_grad_enabled()
-        and (task := _graph_task()) != -1
+        and _graph_task() != -1
         and type(args[0]) is Tensor
         and references(args) == temporary
-        and _sums_gradients(args, task, operators)
     )
 
 
@@ -88,7 +87,7 @@ def _newest_zeros(tensor: Tensor, operators: Operators) -> bool:
     return operators.zeros is not None and operators.zeros() is tensor.untyped_storage()
 
 
-def _sums_gradients(args: tuple[Any, ...], task: int, operators: Operators) -> bool:
+def _sums_gradients(args: tuple[Any, ...], operators: Operators) -> bool:
     """Whether it is the engine that adds these, and would write to the first.
 
     The engine adds when a node is done, and its saved tensors are released. Of a node that keeps them
@@ -97,6 +96,7 @@ def _sums_gradients(args: tuple[Any, ...], task: int, operators: Operators) -> b
     one, other = args
     if not READS_PACKED or type(other) is not Tensor or not _alike(one, other) or not _has_its_storage(one):
         return False
+    task = _graph_task()
     if operators.task != task:
         operators.task, operators.asked = task, 0
     operators.asked += 1
